@@ -20,6 +20,8 @@ CREATE TABLE idempotency_keys (
     claim                 uuid              NOT NULL,
     -- How many times the key was claimed: for people and limits, not a fence.
     attempt               integer           NOT NULL,
+    -- Attempts before an operator's last decision: the limit counts from here.
+    attempts_forgiven     integer           NOT NULL DEFAULT 0,
     -- The client instance that holds the claim; set only while the operation is in its owner's hands.
     owner                 bigint,
     -- Random, stored at the first claim of a key's life: what downstream keys of steps are derived from.
@@ -32,7 +34,10 @@ CREATE TABLE idempotency_keys (
     recovery_point        text,
     -- bytea, because jsonb does not give the same bytes back.
     result                bytea,
+    -- The definite failure of a failed operation, and of one that is being undone; never cleared.
     error                 bytea,
+    -- Why it is parked, for as long as it is.
+    parked                bytea,
     created_at            timestamptz       NOT NULL DEFAULT clock_timestamp(),
     updated_at            timestamptz       NOT NULL DEFAULT clock_timestamp(),
     finished_at           timestamptz,
@@ -45,6 +50,8 @@ CREATE TABLE idempotency_keys (
 ) WITH (fillfactor = 90);
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
+-- What a client instance has in its hands: only operations of several steps that are under way.
+CREATE INDEX idempotency_keys_owned ON idempotency_keys (owner) WHERE owner IS NOT NULL;
 
 -- One row a step: a column that grows with every step would rewrite all earlier results each time.
 CREATE TABLE idempotency_steps (
@@ -64,6 +71,25 @@ CREATE TABLE idempotency_steps (
     CONSTRAINT idempotency_steps_key FOREIGN KEY (scope, id)
         REFERENCES idempotency_keys (scope, id) ON DELETE CASCADE
 );
+
+-- What operators have decided about parked operations. Without a foreign key: it outlives the rows that it is about.
+CREATE TABLE idempotency_audit (
+    n        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at       timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    scope    text COLLATE "C" NOT NULL,
+    id       text COLLATE "C" NOT NULL,
+    action   text             NOT NULL,
+    -- The parked row as the decision found it.
+    claim    uuid             NOT NULL,
+    attempt  integer          NOT NULL,
+    step     text,
+    -- Who says so, and the role that it was said with.
+    actor    text             NOT NULL,
+    role     text             NOT NULL DEFAULT session_user,
+    reason   text             NOT NULL
+);
+
+CREATE INDEX idempotency_audit_key ON idempotency_audit (scope, id);
 
 -- Every legality that is too dear to check on each write, spelled as one query that must return nothing.
 CREATE VIEW idempotency_illegal_rows AS
@@ -107,9 +133,17 @@ SELECT k.scope, k.id, 'a result is saved exactly with success'::text AS reason
 FROM idempotency_keys k
 WHERE (k.result IS NULL) <> (k.state <> 'succeeded' OR k.kind = 'mark')
 UNION ALL
-SELECT k.scope, k.id, 'failed, undoing and parked rows say why'::text AS reason
+SELECT k.scope, k.id, 'failed and undoing rows say why'::text AS reason
 FROM idempotency_keys k
-WHERE k.error IS NULL AND k.state IN ('failed', 'undoing', 'parked')
+WHERE k.error IS NULL AND k.state IN ('failed', 'undoing')
+UNION ALL
+SELECT k.scope, k.id, 'parked rows, and only parked rows, say why'::text AS reason
+FROM idempotency_keys k
+WHERE (k.parked IS NULL) <> (k.state <> 'parked')
+UNION ALL
+SELECT k.scope, k.id, 'more attempts are forgiven than were made'::text AS reason
+FROM idempotency_keys k
+WHERE k.attempts_forgiven NOT BETWEEN 0 AND k.attempt
 UNION ALL
 SELECT k.scope, k.id, 'an error is never cleared, so these states cannot have one'::text AS reason
 FROM idempotency_keys k
@@ -122,7 +156,7 @@ UNION ALL
 SELECT k.scope, k.id, 'only operations of several steps have a recovery point, a life, a name or an input'::text AS reason
 FROM idempotency_keys k
 WHERE k.kind <> 'steps' AND (k.recovery_point IS NOT NULL OR k.life IS NOT NULL
-        OR k.operation IS NOT NULL OR k.input IS NOT NULL)
+        OR k.operation IS NOT NULL OR k.input IS NOT NULL OR k.parked IS NOT NULL)
 UNION ALL
 SELECT k.scope, k.id, 'an operation of several steps has a life'::text AS reason
 FROM idempotency_keys k
@@ -161,6 +195,7 @@ COMMENT ON TABLE idempotency_keys IS 'pgidem schema=1 compatible=1';
 
 -- +goose Down
 DROP VIEW idempotency_illegal_rows;
+DROP TABLE idempotency_audit;
 DROP TABLE idempotency_steps;
 DROP TABLE idempotency_keys;
 DROP DOMAIN idempotency_state;

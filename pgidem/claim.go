@@ -35,6 +35,9 @@ type keyRow struct {
 	found bool
 }
 
+// settled reports an outcome that can be replayed.
+func (r keyRow) settled() bool { return r.State == stateSucceeded || r.State == stateFailed }
+
 func (r keyRow) fingerprint() Fingerprint {
 	return Fingerprint{algorithm: r.FingerprintAlgorithm, digest: r.Fingerprint}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -11,7 +12,8 @@ import (
 )
 
 // Client runs operations on one database. It is safe for concurrent use; one per pool and process is right, because
-// callers of one key wait for each other in memory only within one client. It starts no goroutine.
+// callers of one key wait for each other in memory only within one client. It starts no goroutine before the first operation of
+// several steps; then two, which end with Close.
 type Client struct {
 	pool    *pgxpool.Pool
 	config  Config
@@ -19,6 +21,11 @@ type Client struct {
 	guards  cacheGuards
 	waiting chan struct{} // one slot per connection that may wait for a lock
 	probed  probed
+
+	// Operations of several steps.
+	registry *registry
+	liveness *liveness
+	janitor  *janitor
 
 	mu      sync.Mutex
 	closed  bool
@@ -30,6 +37,10 @@ type Client struct {
 	// The ways to take a key's lock. Tests of G1 take the locks away.
 	tryLockSQL, lockSQL, saveFirstSQL string
 }
+
+// releaseGrace is how long Close waits for operations of several steps that it has cancelled: their release lets others go on
+// at once, and saves what a foreign call has answered.
+const releaseGrace = 2 * time.Second
 
 // New returns a client on pool. It validates and starts nothing; the database is first asked by the first call
 // (or by [Client.Probe]). The pool stays the caller's: close it after the client. Returns [ErrConfig].
@@ -52,13 +63,15 @@ func New(pool *pgxpool.Pool, config Config) (*Client, error) {
 		lockSQL:      dbsqlc.KeyLock,
 		saveFirstSQL: dbsqlc.KeySaveFirst,
 	}
+	c.registry, c.liveness, c.janitor = newRegistry(), newLiveness(c), newJanitor(c)
 	c.stop, c.cancel = context.WithCancelCause(context.Background())
 	return c, nil
 }
 
 // Close refuses new calls with [ErrClosed] and waits for those that run. When ctx ends first, the contexts of their
 // functions are cancelled with the cause ErrClosed, and an error says how many still run; Close may be called again
-// to wait for them. The pool is left open.
+// to wait for them. Operations of several steps that end then are released, for which Close waits 2 s longer; the liveness
+// connection is closed last. The pool is left open: close it after the client.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	if !c.closed {
@@ -71,16 +84,23 @@ func (c *Client) Close(ctx context.Context) error {
 	select {
 	case <-c.idle:
 		c.cancel(ErrClosed)
-		return nil
+		return c.liveness.ended(ctx)
 	case <-ctx.Done():
 	}
 	c.cancel(&Error{Kind: ErrClosed, Reason: "Close did not wait any longer"})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.running == 0 {
-		return nil
+	if c.registry.count() > 0 {
+		select {
+		case <-c.idle:
+		case <-time.After(releaseGrace):
+		}
 	}
-	return fmt.Errorf("pgidem: Close: %d calls still run: %w", c.running, context.Cause(ctx))
+	c.mu.Lock()
+	running := c.running
+	c.mu.Unlock()
+	if running == 0 {
+		return c.liveness.ended(ctx)
+	}
+	return fmt.Errorf("pgidem: Close: %d calls still run: %w", running, context.Cause(ctx))
 }
 
 // begin admits a call unless the client is closed. The call's context ends also when Close does not wait any longer;

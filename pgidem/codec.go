@@ -54,7 +54,11 @@ type Part string
 const (
 	PartResult  Part = "result"
 	PartFailure Part = "failure"
+	// PartParked is why an operation is parked. The result of a step has "step " and the step's name.
+	PartParked Part = "parked"
 )
+
+func partStep(name string) Part { return Part("step " + name) }
 
 // plain is the Sealer of a client that has none.
 type plain struct{}

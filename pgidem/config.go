@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // NoWait as a wait bound: answer [ErrInProgress] at once instead of waiting for a key that somebody else runs.
@@ -17,6 +19,9 @@ const (
 	DefaultFinishBound    = 15 * time.Second
 	DefaultMaxResultBytes = 1 << 20
 	DefaultReruns         = 3
+	DefaultMaxAttempts    = 10
+	DefaultPingInterval   = 3 * time.Second
+	DefaultRotateAfter    = time.Hour
 )
 
 // Config configures a [Client]. The zero value is a good configuration. Negative values are refused where nothing
@@ -53,6 +58,18 @@ type Config struct {
 	// CacheMaxAge is how old an answer from Cache may be: so long may it go on after another process has forgotten the
 	// key, plus the second at most that a shared cache takes for a Put. 0 means until the key expires.
 	CacheMaxAge time.Duration
+	// MaxAttempts is how many times an operation of several steps may be claimed before it is parked. 0 means
+	// DefaultMaxAttempts (10). A call may set its own.
+	MaxAttempts int
+	// LivenessDSN is where the liveness connection of operations of several steps goes. Set it where the pool goes through a pooler,
+	// which would keep a server connection for it: a connection string that leads to the same database directly. "" means the
+	// pool's own configuration, BeforeConnect included.
+	LivenessDSN string
+	// PingInterval is how often the liveness connection is asked whether it is still there, and how often what could not be saved
+	// or released is tried again. 0 means DefaultPingInterval (3 s).
+	PingInterval time.Duration
+	// RotateAfter is how old the liveness connection gets before it is replaced. 0 means DefaultRotateAfter (1 h).
+	RotateAfter time.Duration
 	// ValidateID refuses IDs that are not what your clients are told to send, for example ValidateUUID.
 	// nil accepts every ID of 1 to 255 bytes.
 	ValidateID func(id string) error
@@ -67,6 +84,10 @@ func (c Config) withDefaults(maxConns int32) (Config, error) {
 		atLeast("MaxResultBytes", &c.MaxResultBytes, DefaultMaxResultBytes, 1),
 		atLeast("Reruns", &c.Reruns, DefaultReruns, 1),
 		atLeast("CacheMaxAge", &c.CacheMaxAge, 0, 0),
+		atLeast("MaxAttempts", &c.MaxAttempts, DefaultMaxAttempts, 1),
+		atLeast("PingInterval", &c.PingInterval, DefaultPingInterval, time.Millisecond),
+		atLeast("RotateAfter", &c.RotateAfter, DefaultRotateAfter, time.Millisecond),
+		validDSN("LivenessDSN", c.LivenessDSN),
 		atLeast("WaitingConns", &c.WaitingConns, max(1, int(maxConns)/4), 1),
 	)
 	if c.WaitBound != NoWait {
@@ -82,6 +103,17 @@ func (c Config) withDefaults(maxConns int32) (Config, error) {
 		c.Sealer = plain{}
 	}
 	return c, nil
+}
+
+// validDSN does not repeat what pgx says: the connection string has a password in it.
+func validDSN(field, dsn string) error {
+	if dsn == "" {
+		return nil
+	}
+	if _, err := pgx.ParseConfig(dsn); err != nil {
+		return fmt.Errorf("%s is no connection string", field)
+	}
+	return nil
 }
 
 func atLeast[N ~int | ~int64](field string, value *N, zero, lowest N) error {

@@ -66,6 +66,14 @@ type function = func(context.Context, Tx) ([]byte, error)
 
 // doTx is DoTx without its type parameter, and DoBatch with first.
 func (c *Client) doTx(ctx context.Context, key Key, o TxOpts, run function, open opener, first *oneTrip) (outcome, error) {
+	return c.call(ctx, key, o, open, func(e *execution) {
+		e.run = run
+		e.first = first
+	})
+}
+
+// call is one call of an operation, from its key to its outcome. prepare says what kind of operation it is.
+func (c *Client) call(ctx context.Context, key Key, o TxOpts, open opener, prepare func(*execution)) (outcome, error) {
 	if err := key.validate(c.config.ValidateID); err != nil {
 		return outcome{}, err
 	}
@@ -78,11 +86,11 @@ func (c *Client) doTx(ctx context.Context, key Key, o TxOpts, run function, open
 	if held.holds(c, key) {
 		return outcome{}, &Error{Key: key, Kind: ErrNested, Reason: "it would wait for itself; use the tx that it has"}
 	}
-	e, err := c.newExecution(key, o, run)
+	e, err := c.newExecution(key, o, nil)
 	if err != nil {
 		return outcome{}, err
 	}
-	e.first = first
+	prepare(e)
 	if out, found, err := e.recall(ctx, open); found || err != nil {
 		return out, err
 	}
@@ -128,7 +136,7 @@ func (c *Client) newExecution(key Key, o TxOpts, run function) (*execution, erro
 		}
 	}
 	return &execution{
-		client: c, key: key, lock: key.lock(), fingerprint: o.Fingerprint, ttl: o.TTL,
+		client: c, key: key, kind: kindTx, lock: key.lock(), fingerprint: o.Fingerprint, ttl: o.TTL,
 		waitUntil: time.Now().Add(max(o.WaitBound, 0)), run: run, taken: func() {},
 	}, nil
 }

@@ -19,8 +19,21 @@ var (
 	// ErrKeyReused: the key was used for another request (fingerprint), or another kind of
 	// operation. Nothing was committed. Do not retry; use a new key.
 	ErrKeyReused = errors.New("the key was used for another request")
-	// ErrParked: the operation cannot go on without an operator's decision. Nothing ran.
+	// ErrParked: the operation of several steps cannot go on without an operator's decision: the outcome of a call is unknown, a result
+	// cannot be saved, or its attempts are used up. The text says which. See [Settle], [SettleStep], [Client.Resume] and [Client.Release].
 	ErrParked = errors.New("the operation is parked")
+	// ErrTakenOver: another caller has taken the operation of several steps over, because this one's liveness connection was lost.
+	// Nothing more of this run is saved. It is also the cause with which the context of the function ends ([context.Cause]).
+	ErrTakenOver = errors.New("the operation was taken over")
+	// ErrSteps: the steps that a function asks for do not fit those that are recorded: it has changed since. The operation is
+	// released, and goes on with a release that fits.
+	ErrSteps = errors.New("the steps do not fit the record")
+	// ErrUndoing: the operation has failed for good and its steps are taken back; a step that is not recorded is not started any more,
+	// or a step could not be taken back yet. Ask again with the same key.
+	ErrUndoing = errors.New("the operation is being undone")
+	// ErrOpMisuse: an [Op] was used in a way that could not be resumed: a step's name twice, empty or too long, a step inside another
+	// or from another goroutine, behind FinishTx or when the function had returned, or with options that contradict each other.
+	ErrOpMisuse = errors.New("the operation's steps are used wrongly")
 	// ErrExpired: the key was used and its result is gone (a tombstone is left). Nothing ran. Use a new key.
 	ErrExpired = errors.New("the key has expired")
 	// ErrNotFound: Lookup and Forget found no such key.

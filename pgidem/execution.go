@@ -13,6 +13,7 @@ const maxRounds = 3
 type execution struct {
 	client      *Client
 	key         Key
+	kind        string
 	lock        int64
 	fingerprint Fingerprint
 	ttl         time.Duration
@@ -21,7 +22,8 @@ type execution struct {
 	run         func(context.Context, Tx) ([]byte, error)
 	taken       func() // tells those who wait in memory that the key is in progress
 
-	first   *oneTrip // tried once, before anything else
+	steps   *stepsCall // nil for operations of one transaction
+	first   *oneTrip   // tried once, before anything else
 	late    bool     // its answer was lost, and it may still be on its way
 	tokens  []string // of every claim of this call that may have been committed
 	failure *Failure // a definite failure that waits to be saved
@@ -56,6 +58,9 @@ const (
 	unknownCommit               // no answer to COMMIT
 	failedBarrier               // an outcome was found, but could not be made as durable as one that was answered
 	saveFailure                 // the function's transaction is gone, its definite failure is to be saved
+	changed                     // the operation is not as it was when it was read
+	noOwner                     // the instance lock that a claim needs is not there, or is gone
+	takenOver                   // another caller has taken the operation over while this one ran it
 )
 
 // settle goes round until the key has an outcome, or an error ends the call.
@@ -111,8 +116,17 @@ func (e *execution) next(ctx context.Context, a again) error {
 			}
 		}
 		return pause(context.WithoutCancel(ctx), e.barriers)
+	case noOwner:
+		if e.broken++; e.broken > maxRounds {
+			return e.ownerless(a.error)
+		}
+		return e.ensureOwner(ctx)
+	case takenOver:
+		if e.rounds++; e.rounds > maxRounds || ctx.Err() != nil {
+			return a.error
+		}
 	case saveFailure: // has its own way, settleFailure
-	case notFree:
+	case notFree, changed:
 	}
 	return nil
 }
@@ -137,6 +151,8 @@ func (e *execution) turn(ctx context.Context, wait bool) (outcome, error) {
 	case v == waitIt:
 		cl.rollback(ctx)
 		return outcome{}, again{busy, nil}
+	case v == meetIt:
+		return e.meet(ctx, cl)
 	}
 	// The lock was granted and the key is free. After a lost answer that is final where our old transaction held the lock
 	// to its end, but not where it may still arrive.
@@ -155,6 +171,8 @@ func (e *execution) turn(ctx context.Context, wait bool) (outcome, error) {
 	case ctx.Err() != nil:
 		cl.rollback(ctx)
 		return outcome{}, context.Cause(ctx)
+	case e.kind == kindSteps:
+		return e.start(ctx, cl)
 	default:
 		return e.execute(ctx, cl)
 	}

@@ -92,6 +92,13 @@ func (b *bundle) newClient(options ...option) (*Client, *pgxpool.Pool, *faultcon
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { // before its pool closes; a test that has closed it closes it once more
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(b.Context()), 20*time.Second)
+		defer cancel()
+		if err := client.Close(ctx); err != nil {
+			b.Error(err)
+		}
+	})
 	return client, pool, faults
 }
 

@@ -18,6 +18,7 @@ type outcome struct {
 	fingerprint Fingerprint
 	attempt     int
 	replayed    bool
+	resumed     string // the recovery point at which this call took the operation up
 
 	savedFailure []byte        // failure's bytes, for the cache
 	left         time.Duration // to live for the row that was read, by the database's clock; 0 where none was
@@ -27,6 +28,7 @@ type outcome struct {
 // does to the details.
 func (o outcome) forOthers() outcome {
 	o.replayed = true
+	o.resumed = ""
 	o.left = 0
 	if o.failure != nil {
 		f := *o.failure

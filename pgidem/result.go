@@ -28,17 +28,22 @@ type encoded[T any] struct {
 // encodeResult encodes value and decodes it again: a result that no replay could read is an error while the operation
 // can still be rolled back.
 func encodeResult[T any](ctx context.Context, c *Client, key Key, value T) (encoded[T], error) {
+	return encodePart(ctx, c, key, PartResult, value)
+}
+
+// encodePart is the same for whatever is saved of an operation.
+func encodePart[T any](ctx context.Context, c *Client, key Key, part Part, value T) (encoded[T], error) {
 	text, err := c.config.Codec.Encode(value)
 	if err != nil {
-		return encoded[T]{}, resultError(key, "the new result cannot be encoded; everything was rolled back", err)
+		return encoded[T]{}, resultError(key, "the new "+string(part)+" cannot be encoded; everything was rolled back", err)
 	}
-	saved, err := c.seal(ctx, key, PartResult, text)
+	saved, err := c.seal(ctx, key, part, text)
 	if err != nil {
 		return encoded[T]{}, err
 	}
 	var decoded T
 	if err := c.config.Codec.Decode(text, &decoded); err != nil {
-		return encoded[T]{}, resultError(key, "the new result cannot be decoded again; everything was rolled back", err)
+		return encoded[T]{}, resultError(key, "the new "+string(part)+" cannot be decoded again; everything was rolled back", err)
 	}
 	return encoded[T]{decoded, saved}, nil
 }
@@ -46,7 +51,7 @@ func encodeResult[T any](ctx context.Context, c *Client, key Key, value T) (enco
 // resultOf turns an outcome into what the caller gets. fresh spares the one that ran the operation a second decoding,
 // which may need another service, behind its COMMIT.
 func resultOf[T any](ctx context.Context, c *Client, key Key, out outcome, err error, fresh encoded[T]) (Result[T], error) {
-	result := Result[T]{Replayed: out.replayed, Attempt: out.attempt}
+	result := Result[T]{Replayed: out.replayed, Attempt: out.attempt, ResumedAfter: out.resumed}
 	switch {
 	case err != nil:
 	case out.failure != nil:
@@ -61,13 +66,17 @@ func resultOf[T any](ctx context.Context, c *Client, key Key, out outcome, err e
 
 // decodeResult reads a saved result.
 func decodeResult[T any](ctx context.Context, c *Client, key Key, saved []byte) (T, error) {
+	return decodePart[T](ctx, c, key, PartResult, saved)
+}
+
+func decodePart[T any](ctx context.Context, c *Client, key Key, part Part, saved []byte) (T, error) {
 	var value T
-	text, err := c.open(ctx, key, PartResult, saved)
+	text, err := c.open(ctx, key, part, saved)
 	if err != nil {
 		return value, err
 	}
 	if err := c.config.Codec.Decode(text, &value); err != nil {
-		return value, resultError(key, "the saved result cannot be decoded as "+reflect.TypeFor[T]().String()+"; the saved bytes are unharmed", err)
+		return value, resultError(key, "the saved "+string(part)+" cannot be decoded as "+reflect.TypeFor[T]().String()+"; the saved bytes are unharmed", err)
 	}
 	return value, nil
 }

@@ -86,6 +86,9 @@ func (e *execution) unsaved(why string) string {
 
 // saveFailure saves a definite failure in a transaction of its own: the one that it struck is rolled back.
 func (e *execution) saveFailure(ctx context.Context, cl *claim) (outcome, error) {
+	if e.kind == kindSteps {
+		return e.finishFresh(ctx, cl, stateFailed, nil)
+	}
 	defer cl.rollback(ctx)
 	text, err := e.client.encodeFailure(ctx, e.key, e.failure)
 	if err != nil {

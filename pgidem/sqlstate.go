@@ -14,6 +14,7 @@ const (
 	divisionByZero           = "22012"
 	notNullViolation         = "23502"
 	uniqueViolation          = "23505"
+	checkViolation           = "23514"
 	readOnlyTransaction      = "25006"
 	idleInTransactionTimeout = "25P03"
 	serializationFailure     = "40001"
@@ -47,6 +48,12 @@ func isTaken(err error) bool {
 func isFence(err error, column string) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == notNullViolation && pg.ColumnName == column
+}
+
+// isOwnerless reports that the instance lock of a new owner was not held.
+func isOwnerless(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == checkViolation && pg.ConstraintName == "idempotency_keys_owner"
 }
 
 // isReadOnly reports BEGIN READ WRITE on a server that refuses writes.

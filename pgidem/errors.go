@@ -31,6 +31,9 @@ var (
 	// ErrUndoing: the operation has failed for good and its steps are taken back; a step that is not recorded is not started any more,
 	// or a step could not be taken back yet. Ask again with the same key.
 	ErrUndoing = errors.New("the operation is being undone")
+	// ErrDecision: an operator's decision does not fit the operation: it is not parked, or not under that claim token any more, or the
+	// decision cannot be carried out. Nothing was changed; look at the operation again.
+	ErrDecision = errors.New("the decision does not fit the operation")
 	// ErrOpMisuse: an [Op] was used in a way that could not be resumed: a step's name twice, empty or too long, a step inside another
 	// or from another goroutine, behind FinishTx or when the function had returned, or with options that contradict each other.
 	ErrOpMisuse = errors.New("the operation's steps are used wrongly")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgidem/pgidem/pgidem/internal/dbsqlc"
 )
@@ -67,29 +68,36 @@ func (f *foreignCall) awaitDeadline(ctx context.Context, left time.Duration) err
 	return sleep(ctx, left)
 }
 
-// park leaves the operation to an operator.
-func (op *Op) park(ctx context.Context, why *Failure, cause error) error {
+// park leaves the operation to an operator, because of the call of a step. Where no intent was committed for it, it is now: nobody may make the
+// call again before somebody has decided, and whoever decides finds which step is in doubt.
+func (f *foreignCall) park(ctx context.Context, what string, cause error) error {
+	op := f.op
+	why := &Failure{Code: "step", Message: "step " + quote(f.name) + ": " + what, Details: map[string]string{"step": f.name}}
+	if cause != nil {
+		why.Details["error"] = cause.Error()
+	}
+	why = failureOf(Permanent(why)) // which makes valid UTF-8 of it
 	text, err := op.client().encodeParked(ctx, op.Key(), why)
 	if err != nil { // the sealer does not work, or the text is too long; better short than lost
-		why = &Failure{Code: why.Code}
-		text, _ = json.Marshal(why)
+		text = []byte(`{"message":"why could not be saved"}`)
 	}
-	err = op.write(ctx, write{state: stateParked, queue: func(b *pgx.Batch, token string) {
+	intended := f.at == placeIntended
+	w := write{state: stateParked, queue: func(b *pgx.Batch, token string) {
+		if !intended {
+			b.Queue(dbsqlc.StepIntend, op.Key().Scope, op.Key().ID, f.name, op.script.count+1, pgtype.Interval{}, op.state, token)
+		}
 		b.Queue(dbsqlc.OperationPark, text, op.Key().Scope, op.Key().ID, token)
-	}})
+	}}
+	err = op.write(ctx, w)
 	switch {
 	case err == nil:
 		op.stopped = op.call.parkedError(why)
 	case op.lost != nil:
 		return op.lost
 	default:
-		// The intent that is left behind, or the janitor, sees to it that the call is not repeated.
-		op.stopped = op.unwritten(err, "the operation should be parked, because "+why.Message+", and that could not be committed")
+		op.stopped = op.unwritten(err, "the operation must be parked, because of "+why.Message+"; that could not be committed yet, and is tried on")
 		op.carried = func(ctx context.Context) bool {
-			err := op.writeUntil(ctx, time.Now(), write{state: stateParked, queue: func(b *pgx.Batch, token string) {
-				b.Queue(dbsqlc.OperationPark, text, op.Key().Scope, op.Key().ID, token)
-			}})
-			if err != nil && op.lost == nil {
+			if err := op.writeUntil(ctx, time.Now(), w); err != nil && op.lost == nil {
 				return false
 			}
 			op.client().registry.leave(op.running)
@@ -97,18 +105,9 @@ func (op *Op) park(ctx context.Context, why *Failure, cause error) error {
 		}
 	}
 	if cause != nil {
-		op.stopped = &causedError{op.stopped, cause}
+		op.stopped = &causedError{op.stopped, asTransient(cause)}
 	}
 	return op.stopped
-}
-
-// park is the same about a step.
-func (f *foreignCall) park(ctx context.Context, what string, cause error) error {
-	why := &Failure{Code: "step", Message: "step " + quote(f.name) + ": " + what, Details: map[string]string{"step": f.name}}
-	if cause != nil {
-		why.Details["error"] = cause.Error()
-	}
-	return f.op.park(ctx, failureOf(Permanent(why)), cause)
 }
 
 // causedError lets the caller find both what became of the operation and the error of its own function.

@@ -23,8 +23,12 @@ type Record[T any] struct {
 	RecoveryPoint string
 	// Value is the result, the zero value unless State is "succeeded".
 	Value T
-	// Failure is the saved failure, nil unless State is "failed".
+	// Failure is the saved failure, nil unless State is "failed", or the operation is, or was, being undone for it.
 	Failure *Failure
+	// Parked is why the operation is parked, nil unless State is "parked".
+	Parked *Failure
+	// Claim is the claim token of the key's last claim, for a [Decision].
+	Claim string
 	// Created and Updated are times of the database's clock, as are the following.
 	Created, Updated time.Time
 	// Finished and Expires are zero unless the operation is finished. Finished rows are replaced or removed after
@@ -43,14 +47,18 @@ func Lookup[T any](ctx context.Context, c *Client, key Key) (Record[T], error) {
 	}
 	record := Record[T]{
 		Key: key, Kind: row.Kind, State: row.State, Attempt: int(row.Attempt), RecoveryPoint: orZero(row.RecoveryPoint),
+		Claim:   formatUUID(row.Claim.Bytes),
 		Created: row.CreatedAt, Updated: row.UpdatedAt,
 		Finished: orZero(row.FinishedAt), Expires: orZero(row.ExpiresAt), Expired: row.Expired,
 	}
 	switch {
 	case row.State == stateSucceeded && row.Result != nil:
 		record.Value, err = decodeResult[T](ctx, c, key, row.Result)
-	case row.State == stateFailed:
+	case row.Error != nil:
 		record.Failure, err = c.decodeFailure(ctx, key, row.Error)
+	}
+	if err == nil && row.Parked != nil {
+		record.Parked, err = c.decodeParked(ctx, key, row.Parked)
 	}
 	return record, err
 }

@@ -8,10 +8,12 @@ package dbsqlc
 import (
 	"context"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const KeyLookup = `-- name: KeyLookup :one
-SELECT kind::text AS kind, state::text AS state, attempt, recovery_point, result, error,
+SELECT kind::text AS kind, state::text AS state, claim, attempt, recovery_point, result, error, parked,
        created_at, updated_at, finished_at, expires_at,
        coalesce(expires_at <= clock_timestamp(), false)::boolean AS expired
 FROM idempotency_keys
@@ -26,10 +28,12 @@ type KeyLookupParams struct {
 type KeyLookupRow struct {
 	Kind          string
 	State         string
+	Claim         pgtype.UUID
 	Attempt       int32
 	RecoveryPoint *string
 	Result        []byte
 	Error         []byte
+	Parked        []byte
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
 	FinishedAt    *time.Time
@@ -44,10 +48,12 @@ func (q *Queries) KeyLookup(ctx context.Context, db DBTX, arg KeyLookupParams) (
 	err := row.Scan(
 		&i.Kind,
 		&i.State,
+		&i.Claim,
 		&i.Attempt,
 		&i.RecoveryPoint,
 		&i.Result,
 		&i.Error,
+		&i.Parked,
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.FinishedAt,

@@ -9,12 +9,13 @@
 // one, by [DoBatch], when all statements are known up front; a replay takes two, or one when the caller says that it
 // retries ([TxOpts].Retry), or none from a cache ([Config].Cache).
 //
+// An operation that calls other services between its transactions goes through [Do], step by step: a retry resumes after the last step that
+// is recorded, and a process that has died is replaced at once.
+//
 // # What is guaranteed
 //
-// The numbers are the project's; those of operations of several steps are left out here.
-//
-//   - G1. At most one execution of a key commits. Rows written through the Tx exist exactly once if the result is
-//     saved, else not at all; those of InTx and MarkTx with the caller's COMMIT. The unique row of the key carries this;
+//   - G1. At most one execution of a key commits. Rows written through the Tx of DoTx, FinishTx and DoBatch exist exactly once if the
+//     result is saved, else not at all; those of StepTx if the step is recorded; those of InTx and MarkTx with the caller's COMMIT. The unique row of the key carries this;
 //     advisory locks only make waiting cheap.
 //   - G2. Every caller that gets a result gets it from the same saved bytes until the key expires, the first one too;
 //     resealing changes how they are encrypted, not what they say.
@@ -23,18 +24,27 @@
 //     saves the result raises it to on. Behind InTx and MarkTx the caller can lower it again before the COMMIT; then G3 is
 //     the caller's to keep.
 //   - G4. Two callers whose connections the server holds alive never run a key at once, and nobody waits for a timer
-//     after a crash: the key's lock ends with its holder's connection. A host that vanishes without a word is noticed
-//     within seconds where the pool was configured by [PoolConfig].
+//     after a crash: the key's lock ends with its holder's connection, and an operation of several steps is free when its owner's liveness
+//     connection ends. A host that vanishes without a word is noticed within seconds: the liveness connection's where it is direct, the
+//     others' where the pool was configured by [PoolConfig].
+//   - G5. A recorded step never runs again. Steps are recorded in order, and a run that resumes gets their saved results.
+//   - G6. Behind a takeover the old owner commits nothing through pgidem: no step, no result, no release. The context of its function
+//     ends when the loss is noticed.
 //   - G7. A COMMIT whose answer is lost is settled while PostgreSQL can be reached: within [Config].FinishBound from when
 //     the loss is noticed (at most another one), if the server has ended the lost connection's transaction by then. Past
 //     it ErrUnknownOutcome says so, and the same key asks again.
-//   - G8. Nothing is left after a call: no goroutine, no lock, no open transaction, and no connection beside the pool's.
-//     [Config].Cache is memory that the caller gave.
+//   - G8. Nothing is left after a call: no goroutine, no lock, no open transaction, and no connection beside the pool's; but from the
+//     first operation of several steps on, the client's one liveness connection and the two goroutines that keep it, until
+//     Close. [Config].Cache is memory that the caller gave.
 //
 // # What is not
 //
 //   - One execution of the function. It may run several times before something is committed; see "Running again".
-//   - Anything about effects outside the Tx: calls to other services, writes through other connections.
+//   - Effects outside the Tx exactly once: calls to other services, writes through other connections. The call of a [Step] is made at least once,
+//     with the same downstream key each time; with Reconcile, again only when the service has said that the first call did not and can no
+//     longer take effect; with AtMostOnce, never again.
+//   - That two bodies never overlap where a connection is lost: the old one runs on until its context ends. Only one of them commits.
+//   - Noticing a silent partition before TCP does.
 //   - Anything after an asynchronous failover that lost the tail of the log: the result is lost with the writes, and a
 //     cache may go on giving it.
 //   - Prepared transactions (PREPARE TRANSACTION) inside the function.
@@ -67,6 +77,56 @@
 //	parked       succeeded, failed, released     an operator
 //
 // The view idempotency_illegal_rows lists every row that contradicts this table; it is empty.
+//
+// # Operations of several steps
+//
+// [Do] runs a function that asks for its steps one after another:
+//
+//	[StepTx]    a transaction of the caller's, which the record of the step is part of
+//	[Step]      a call to something outside; its result is recorded behind it
+//	[FinishTx]  the last transaction, which also saves the operation's result
+//
+// What is recorded is never run again: when the function is run anew, in any process, such a step returns what it has returned. The last
+// recorded step is the recovery point.
+//
+//	                 ┌───────────────── takeover from a dead owner ─────────────────┐
+//	                 ▼                                                              │
+//	(no row) ── claim ──▶ running ── step, step … ── finish ──▶ succeeded, failed   │
+//	                 ▲     │   │ └──── crash, liveness connection lost ─────────────┘
+//	                 │     │   ├─ error: released ──────── the next call resumes it ─▶ running
+//	                 └─────┘   ├─ Permanent, steps with Undo: undoing ──▶ failed
+//	  released, nothing done   └─ outcome unknown, attempts used up: parked ── an operator decides
+//
+// Each claim writes a random token into the row, the fence: every later write tests it and raises where it is another one, in the round
+// trip that has COMMIT. The owner is the client, a random number of 64 bits; it is alive for as long as one connection beside the pool,
+// the liveness connection, holds an advisory lock of that number. Whoever meets a running operation tries that lock: granted means dead,
+// and the operation is taken over at once. There is no lease, so a process that is only slow, or stopped, keeps what it has. When the liveness
+// connection breaks, the client draws a new number and tags the rows of what it runs with it, unless somebody was faster. Within 2 s of a
+// server's start nobody is taken for dead, so that everybody can come back first. Every [Config].PingInterval the connection is
+// asked whether it is there, and what could not be released or saved is tried again.
+//
+//	Do, one round trip      as for DoTx
+//	one round trip, commit  INSERT of the row, or the takeover: UPDATE of what was read, then the recorded steps
+//	StepTx, one round trip  BEGIN, the key's lock, the fence
+//	fn                      the caller's statements
+//	one round trip, commit  the step's record and the recovery point
+//	Step, fn                the call, with no connection held
+//	one round trip, commit  BEGIN, the key's lock, the step's record, COMMIT
+//	FinishTx                as StepTx, with the result
+//
+// With DoOpts.StartsWithTx the claim is part of the first StepTx: a transaction, a call and a transaction take seven round trips with one
+// statement each, and three commits.
+//
+// Errors decide how it goes on: a plain one releases the operation, and a retry resumes it; [Permanent] ends it, behind the Undo of every step that
+// has one; [Unknown] keeps a call from being made again until its outcome is known. Undoing is committed before the first step is taken back,
+// each step taken back is recorded, and no later run goes forward. What cannot go on by itself is parked; [Lookup] says why, and an operator
+// decides: [Settle], [SettleStep], [Client.SettleFailed], [Client.Resume], [Client.Release].
+//
+// A release of the program that changes an operation's steps meets records of the one before. Steps are compared by name and order:
+// FormerNames, TreatAsDone and RemovedSteps declare what has changed; everything else is ErrSteps, before anything runs, and the operation is
+// released. What a recorded step returned is decoded into the type that the code has now.
+//
+// An operation is finished by its callers' retries. One that nobody asks for again stays as it is.
 //
 // # What a call does
 //
@@ -116,6 +176,9 @@
 //	succeeded, failed                     replay
 //	tombstone                             ErrExpired
 //	parked                                ErrParked
+//	running or undoing, its owner alive   wait for it within the wait bound, then ErrInProgress
+//	running or undoing, its owner dead,   take it over; parked where its attempts are used up (ErrParked)
+//	  or released
 //
 // Callers in one process wait for each other in memory, and only the first goes to the database; the others get what the
 // row says for their own request, not for the first one's. At most [Config].WaitingConns connections of a process wait
@@ -166,6 +229,24 @@
 //	pooler or query mode that cannot work ErrPooler; nothing ran
 //	client closed                         ErrClosed; nothing ran
 //
+// In operations of several steps "rolled back" means the step's transaction, "the key is free" that the operation is released at its
+// recovery point, and besides:
+//
+//	error of a step                       no further step of this run is admitted; the error, also where the function hides it
+//	call of a Step interrupted by a crash it is made again, with the same key; with Reconcile that is asked first, when the call's
+//	                                      deadline is over; with AtMostOnce the operation is parked
+//	call returns Unknown                  parked; with Reconcile released, and the next attempt asks
+//	result of a Step cannot be encoded    parked: the call has been made
+//	result of a Step cannot be written    ErrUnknownOutcome; it is kept in memory, and recorded with the release as soon as that can be
+//	liveness connection lost              tagged anew and it goes on; if somebody was faster, the function's context ends with ErrTakenOver,
+//	                                      and the call waits for the other's result
+//	claimed too often                     ErrParked
+//	undo fails                            ErrUndoing; released, and the next call goes on undoing
+//	steps do not fit the record           ErrSteps; released
+//	Op used wrongly                       ErrOpMisuse; released
+//	Close while it runs                   it may end; when Close does not wait any longer, its context ends with ErrClosed, it is released,
+//	                                      and the liveness connection is closed last
+//
 // In InTx and MarkTx "rolled back" means to the savepoint, and besides:
 //
 //	the caller's transaction is over,     ErrTxEnded, ErrTxAborted; ErrTxConcurrent where rows are open; nothing is sent
@@ -215,6 +296,15 @@
 //	                                                                 that fails. Its row keeps the lost batch out
 //	                                                                 while it lives: Forget would let it in
 //	Forget        ErrUnknownOutcome in each case: call it again; ErrNotFound then says that it was done
+//	Do, claim     the operation is    the table above            it is claimed again
+//	              claimed anew
+//	StepTx,       recorded            ErrTakenOver               final, because the lock was answered before fn ran: the claim
+//	  FinishTx                                                   token is changed, and fn runs again
+//	Step, intent, recorded            ErrTakenOver               the same is written again, from memory: the call is not made
+//	  finish, park,                                              again
+//	  undoing
+//	release       done                it was done, or somebody   it is written again, by the janitor if need be
+//	              	                    has it by now
 //	InTx, MarkTx  the caller's own COMMIT, of which the library does not hear: calling again with the same key tells
 //
 // A function runs three times more at most. Where the key cannot be read within FinishBound, the lock is still held
@@ -258,6 +348,9 @@
 //	fingerprint  digest of the request
 //	claim        how a caller becomes the one that may run the key; its token is 128 random bits
 //	attempt      how many times the key was claimed
+//	owner        the client that holds the claim of an operation of several steps
+//	step         a named part of an operation whose result is recorded
+//	takeover     claiming a running operation whose owner is dead
 //	replay       answering from the saved result
 //	parked       cannot go on without an operator's decision
 //	seal         to encrypt a saved answer, for its key; reseal: anew, with another secret

@@ -24,10 +24,10 @@ type execution struct {
 
 	steps   *stepsCall // nil for operations of one transaction
 	first   *oneTrip   // tried once, before anything else
-	late    bool     // its answer was lost, and it may still be on its way
-	tokens  []string // of every claim of this call that may have been committed
-	failure *Failure // a definite failure that waits to be saved
-	refused error    // why the last COMMIT did not succeed
+	late    bool       // its answer was lost, and it may still be on its way
+	tokens  []string   // of every claim of this call that may have been committed
+	failure *Failure   // a definite failure that waits to be saved
+	refused error      // why the last COMMIT did not succeed
 	rounds  int
 	reruns  int
 	broken  int

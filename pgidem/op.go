@@ -26,7 +26,7 @@ type Op struct {
 	started bool   // its row is committed
 	first   *claim // StartsWithTx: the transaction of the claim, for the first step
 	kept    bool   // something may have happened that the row must remember when it is released
-	carried chore // saves what a foreign call has answered, where that could not be written
+	carried chore  // saves what a foreign call has answered, where that could not be written
 	begun   string // the step whose intent is committed, but whose call was not started
 
 	// How it ends. The first of these that is set decides.

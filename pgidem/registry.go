@@ -19,9 +19,9 @@ type running struct {
 	// Under registry.mu.
 	cancel     func(cause error) // ends the context of its function
 	lost       error             // somebody else has it, as the janitor has found
-	tokens     []string // newest last
-	claimed    bool     // its row is committed, so it can be re-tagged
-	generation uint64   // of the instance that its row is tagged with
+	tokens     []string          // newest last
+	claimed    bool              // its row is committed, so it can be re-tagged
+	generation uint64            // of the instance that its row is tagged with
 }
 
 func newRegistry() *registry { return &registry{byToken: make(map[string]*running)} }

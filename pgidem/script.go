@@ -63,7 +63,9 @@ func (s *script) ask(name string, former []string, passed bool) (at place, step 
 	for s.next < len(steps) && slices.Contains(s.removed, steps[s.next].Name) && steps[s.next].Recorded {
 		s.next++
 	}
-	is := func(step dbsqlc.OperationStepsRow) bool { return step.Name == name || slices.Contains(former, step.Name) }
+	is := func(step dbsqlc.OperationStepsRow) bool {
+		return step.Name == name || slices.Contains(former, step.Name)
+	}
 	if s.next == len(steps) {
 		return placeNew, step, ""
 	}

@@ -218,7 +218,7 @@ func (t *stepTx) execute(ctx context.Context, cl *claim) ([]byte, error) {
 	result, err := t.run(fnCtx, tx)
 	last, misuse := tx.end(cancel)
 	if err := e.functionError(cl, err, misuse); err != nil {
-		e.failure = nil // of one transaction; what becomes of the operation is decided when its function returns
+		e.failure = nil                                           // of one transaction; what becomes of the operation is decided when its function returns
 		if a, more := err.(again); more && a.why == saveFailure { //nolint:errorlint // A signal of this package, never wrapped.
 			return nil, a.error
 		}

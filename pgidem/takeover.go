@@ -184,7 +184,7 @@ func (e *execution) commit(ctx context.Context, cl *claim, batch *pgx.Batch) err
 	defer cl.rollback(ctx)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.client.config.FinishBound)
 	defer cancel()
-	e.tokens = append(e.tokens, cl.token) // before it is sent: from now on it may be found in the database
+	e.tokens = append(e.tokens, cl.token)            // before it is sent: from now on it may be found in the database
 	err := cl.conn.SendBatch(bounded, batch).Close() // which runs the statements' readers
 	var early pgx.ErrPreprocessingBatch
 	unsent := errors.As(err, &early)

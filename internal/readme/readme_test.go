@@ -99,6 +99,11 @@ func TestGoCodeCompilesAndRuns(t *testing.T) {
 		"k2 99001 0 insufficient_funds: the balance is too small",
 		"k2 99001 0 insufficient_funds: the balance is too small",
 		"k3 99000 0 <nil>",
+		"b1 800 0  the provider is down",
+		"b1 800 1 charge-1 <nil>",
+		"b1 800 1 charge-1 <nil>",
+		"b1 801 0  pgidem: " + pgidem.ErrKeyReused.Error(),
+		"1 charge, 1 receipt",
 		"c1 500 <nil>",
 		"c1 500 <nil>",
 		"r1 600 <nil>",
@@ -147,6 +152,9 @@ func TestDefaultsAreThoseOfTheLibrary(t *testing.T) {
 		"TTL":            fmt.Sprintf("%.0f h", pgidem.DefaultTTL.Hours()),
 		"FinishBound":    fmt.Sprintf("%.0f s", pgidem.DefaultFinishBound.Seconds()),
 		"MaxResultBytes": fmt.Sprintf("%d MiB", pgidem.DefaultMaxResultBytes>>20),
+		"MaxAttempts":    strconv.Itoa(pgidem.DefaultMaxAttempts),
+		"PingInterval":   fmt.Sprintf("%.0f s", pgidem.DefaultPingInterval.Seconds()),
+		"RotateAfter":    fmt.Sprintf("%.0f h", pgidem.DefaultRotateAfter.Hours()),
 		"Reruns":         strconv.Itoa(pgidem.DefaultReruns),
 	} {
 		if row := fmt.Sprintf("\n| `%s` | %s | ", field, value); !strings.Contains(text, row) {

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -14,6 +15,8 @@ import (
 const tables = `
 	CREATE TABLE accounts (id text PRIMARY KEY, balance_cents bigint NOT NULL);
 	CREATE TABLE charges (id bigint GENERATED ALWAYS AS IDENTITY, account text NOT NULL, amount_cents bigint NOT NULL);
+	CREATE TABLE rides (id bigint GENERATED ALWAYS AS IDENTITY, rider text NOT NULL);
+	CREATE TABLE receipts (ride bigint NOT NULL, charge text NOT NULL, amount_cents bigint NOT NULL);
 	CREATE TABLE credits (account text NOT NULL, amount_cents bigint NOT NULL);
 	INSERT INTO accounts VALUES ('acct_42', 100000);`
 
@@ -40,6 +43,16 @@ func run(ctx context.Context, databaseURL string) error {
 		receipt, err := shop.Charge(ctx, client, "acct_42", call.key, call.cents)
 		fmt.Println(call.key, call.cents, receipt.BalanceCents, err)
 	}
+	provider := &provider{charges: map[string]string{}}
+	for _, cents := range []int64{800, 800, 800, 801} {
+		ride, err := shop.BookRide(ctx, client, provider, "acct_42", "b1", cents)
+		fmt.Println("b1", cents, ride.ID, ride.ChargeID, err)
+	}
+	var receipts int
+	if err := pool.QueryRow(ctx, "SELECT count(*) FROM receipts").Scan(&receipts); err != nil {
+		return err
+	}
+	fmt.Printf("%d charge, %d receipt\n", len(provider.charges), receipts)
 	for range 2 {
 		fmt.Println("c1 500", shop.Credit(ctx, client, "acct_42", "c1", 500))
 	}
@@ -69,4 +82,15 @@ func run(ctx context.Context, databaseURL string) error {
 	}
 	fmt.Println("balance", balance)
 	return client.Close(ctx)
+}
+
+// provider loses the answer to its first charge.
+type provider struct{ charges map[string]string }
+
+func (p *provider) Charge(_ context.Context, _ int64, key string) (string, error) {
+	if id, ok := p.charges[key]; ok {
+		return id, nil
+	}
+	p.charges[key] = fmt.Sprintf("charge-%d", len(p.charges)+1)
+	return "", errors.New("the provider is down")
 }

@@ -129,7 +129,9 @@ func (f *foreignCall) intend(ctx context.Context) error {
 	if f.reconcile != nil {
 		timeout = interval(f.timeout)
 	}
-	renewed := f.at == placeIntended
+	if f.at != placeIntended {
+		f.op.begun = f.name // before it is sent: it may be there although no answer comes
+	}
 	err := f.op.write(ctx, write{queue: func(b *pgx.Batch, token string) {
 		b.Queue(dbsqlc.StepIntend, f.op.Key().Scope, f.op.Key().ID, f.name, f.op.script.count+1, timeout, f.op.state, token)
 	}})
@@ -137,9 +139,6 @@ func (f *foreignCall) intend(ctx context.Context) error {
 		return f.op.unwritten(err, "the intent of step "+quote(f.name)+" could not be committed, and its call was not made")
 	}
 	f.at = placeIntended
-	if !renewed {
-		f.op.begun = f.name
-	}
 	return nil
 }
 

@@ -78,9 +78,19 @@ func (j *janitor) pass(ctx context.Context) {
 // tag gives the rows of all running operations to the new instance, one by one and each in a transaction of its own: one that waited
 // for the row of a long step would keep all others looking dead.
 func (j *janitor) tag(ctx context.Context, in *instance) {
-	missed := false
-	for _, r := range j.client.registry.untagged(in.generation) {
-		switch tagged, err := j.client.retag(ctx, r, in); {
+	untagged := j.client.registry.untagged(in.generation)
+	if len(untagged) == 0 {
+		return
+	}
+	conn, err := j.client.connect(ctx) // of its own: the pool's may all be in hands that wait
+	missed := err != nil
+	if err != nil {
+		untagged = nil
+	} else {
+		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	}
+	for _, r := range untagged {
+		switch tagged, err := j.client.retag(ctx, conn, r, in); {
 		case err != nil || !tagged:
 			missed = true
 		default:
@@ -93,10 +103,10 @@ func (j *janitor) tag(ctx context.Context, in *instance) {
 }
 
 // retag tags one row. An operation that somebody else has taken over meanwhile is told so.
-func (c *Client) retag(ctx context.Context, r *running, in *instance) (tagged bool, err error) {
+func (c *Client) retag(ctx context.Context, conn *pgx.Conn, r *running, in *instance) (tagged bool, err error) {
 	high, low := in.halves()
 	token := c.registry.current(r)
-	_, err = dbsqlc.New().OwnerRetag(ctx, c.pool, dbsqlc.OwnerRetagParams{
+	_, err = dbsqlc.New().OwnerRetag(ctx, conn, dbsqlc.OwnerRetagParams{
 		OwnerHigh: high, OwnerLow: low, Owner: in.id, Scope: r.key.Scope, ID: r.key.ID, Claim: token,
 	})
 	if err == nil {
@@ -105,7 +115,7 @@ func (c *Client) retag(ctx context.Context, r *running, in *instance) (tagged bo
 	if err != pgx.ErrNoRows { //nolint:errorlint // Straight from pgx.
 		return false, err
 	}
-	of, err := dbsqlc.New().OwnerOf(ctx, c.pool, dbsqlc.OwnerOfParams{Scope: r.key.Scope, ID: r.key.ID})
+	of, err := dbsqlc.New().OwnerOf(ctx, conn, dbsqlc.OwnerOfParams{Scope: r.key.Scope, ID: r.key.ID})
 	switch {
 	case err == pgx.ErrNoRows, //nolint:errorlint // Straight from pgx.
 		err == nil && !c.registry.wrote(r, formatUUID(of.Claim.Bytes)):

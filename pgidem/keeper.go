@@ -87,7 +87,7 @@ func (l *liveness) rotate(ctx context.Context, old *instance) *instance {
 		return nil // the old one still works; the next rotation tries again
 	}
 	l.publish(next, false, nil)
-	for len(l.client.registry.untagged(next.generation)) > 0 && !old.conn.IsClosed() {
+	for l.client.registry.behind(next.generation) && !old.conn.IsClosed() {
 		l.client.janitor.wake()
 		if !next.quiet(ctx, rotationPause) {
 			break

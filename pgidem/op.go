@@ -30,12 +30,13 @@ type Op struct {
 	begun   string // the step whose intent is committed, but whose call was not started
 
 	// How it ends. The first of these that is set decides.
-	lost     error    // somebody else has it
-	finished *outcome // FinishTx was committed
-	fresh    any      // what FinishTx returned, as encoded[T]
-	stopped  error    // it is parked, or what a foreign call answered is still being saved
-	failed   error    // of a step; the function must not go on behind it
-	failure  *Failure // what it is being undone for
+	lost        error    // somebody else has it
+	finished    *outcome // FinishTx was committed
+	fresh       any      // what FinishTx returned, as encoded[T]
+	stopped     error    // it is parked, or what a foreign call answered is still being saved
+	failed      error    // of a step; the function must not go on behind it
+	failure     *Failure // what it is being undone for
+	failureText []byte   // the same as it is saved
 }
 
 // Key is the operation's key.

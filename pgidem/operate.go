@@ -42,12 +42,14 @@ func (e *execution) start(ctx context.Context, cl *claim) (outcome, error) {
 // queueStart queues the operation's row, and makes room for it where an expired one is there.
 func (op *Op) queueStart(batch *pgx.Batch, cl *claim, in *instance) {
 	e := op.call
+	batch.Queue(dbsqlc.TxBound, strconv.FormatInt(e.client.config.LockTimeout.Milliseconds(), 10)) // a mark's row is inserted without the lock
 	if cl.row.found {
 		batch.Queue(dbsqlc.KeyDropExpired, e.key.Scope, e.key.ID)
 	}
 	high, low := in.halves()
 	batch.Queue(dbsqlc.OperationStart, e.key.Scope, e.key.ID, cl.token, cl.table, high, low, in.id, op.life,
 		e.fingerprint.algorithm, e.fingerprint.digest)
+	batch.Queue(dbsqlc.TxUnbound)
 }
 
 // operate runs the caller's function, and settles what has come of it. However the function is left, nothing of it stays behind.
@@ -61,7 +63,7 @@ func (e *execution) operate(ctx context.Context, op *Op) (out outcome, err error
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit: released, and on it goes
 			op.end(cancel)
-			_ = op.giveUp(ctx, errors.New("the operation's function did not return"))
+			op.abandon(ctx)
 		}
 		cancel(nil)
 		endHeld()
@@ -148,7 +150,7 @@ func (op *Op) failFor(ctx, opCtx context.Context, failure *Failure, cause error)
 		return outcome{}, op.giveUp(ctx, resultError(op.Key(), reason, err))
 	}
 	if len(op.undos) == 0 {
-		op.failure = failure
+		op.failure, op.failureText = failure, text
 		return op.finish(ctx, stateFailed, nil, text)
 	}
 	if err := op.beginUndo(ctx, failure, text); err != nil {
@@ -176,7 +178,7 @@ func (op *Op) finish(ctx context.Context, state string, result, failure []byte) 
 	e := op.call
 	out := outcome{result: result, attempt: op.Attempt(), fingerprint: e.fingerprint, resumed: op.resumed}
 	if state == stateFailed {
-		out.failure, out.savedFailure = op.failure, failure
+		out.failure, out.savedFailure = op.failure, op.failureText
 	}
 	if op.first != nil {
 		cl := op.first
@@ -240,6 +242,15 @@ func (e *execution) finishFresh(ctx context.Context, cl *claim, state string, re
 		return outcome{}, err
 	}
 	return out, nil
+}
+
+// abandon is for a function that did not return. What FinishTx has committed stays.
+func (op *Op) abandon(ctx context.Context) {
+	if op.finished != nil {
+		op.client().registry.leave(op.running)
+		return
+	}
+	_ = op.giveUp(ctx, nil)
 }
 
 // giveUp lets the operation go, at its last recovery point, and returns what the caller is told.

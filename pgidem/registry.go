@@ -114,6 +114,18 @@ func (g *registry) untagged(generation uint64) []*running {
 	return old
 }
 
+// behind reports whether an operation is, or is about to be, tagged with an older instance than that of generation.
+func (g *registry) behind(generation uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.byToken {
+		if r.generation < generation {
+			return true
+		}
+	}
+	return false
+}
+
 // current is the newest token of r.
 func (g *registry) current(r *running) string {
 	g.mu.Lock()

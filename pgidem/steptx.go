@@ -287,6 +287,8 @@ func (t *stepTx) commitError(cl *claim, err error, atRecord, atStart bool) error
 		return again{rerun, err}
 	case atStart && isTaken(err): // without locks another caller may have been faster
 		return t.op.lose()
+	case atStart && isWaitOver(err):
+		return again{busy, err}
 	case atStart && isOwnerless(err):
 		return again{rerun, err}
 	case atStart:

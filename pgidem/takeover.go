@@ -157,12 +157,14 @@ func (e *execution) take(ctx context.Context, cl *claim, s seen) (outcome, error
 		return outcome{}, err
 	}
 	e.client.claimed(op.running, in)
+	e.unknown = nil // an earlier claim whose answer was lost is replaced by this one
 	op.life = formatUUID(s.Life.Bytes)
 	op.resumed = s.RecoveryPoint
 	op.started, op.kept = true, true
 	op.state = stateRunning
 	if s.Error != nil {
 		op.state = stateUndoing
+		op.failureText = s.Error
 		if op.failure, err = e.client.decodeFailure(ctx, e.key, s.Error); err != nil {
 			return outcome{}, op.giveUp(ctx, err)
 		}

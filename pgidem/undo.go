@@ -46,7 +46,7 @@ func (op *Op) beginUndo(ctx context.Context, failure *Failure, text []byte) erro
 		return op.unwritten(err, "the operation has failed and must be undone, and that could not be committed; ask again with the same key")
 	}
 	op.state = stateUndoing
-	op.failure = failure
+	op.failure, op.failureText = failure, text
 	op.begun = ""
 	return nil
 }

@@ -24,14 +24,15 @@ func legalRow(kind, state string) string {
 		return "NULL"
 	}
 	return fmt.Sprintf(`INSERT INTO idempotency_keys
-		(scope, id, kind, state, claim, attempt, owner, life, result, error, created_at, finished_at, expires_at)
-		VALUES ('shop', '%[1]s %[2]s', '%[1]s', '%[2]s', gen_random_uuid(), 1, %[3]s, %[4]s, %[5]s, %[6]s,
-			'2026-01-01 00:00Z', %[7]s, %[8]s)`,
+		(scope, id, kind, state, claim, attempt, owner, life, result, error, parked, created_at, finished_at, expires_at)
+		VALUES ('shop', '%[1]s %[2]s', '%[1]s', '%[2]s', gen_random_uuid(), 1, %[3]s, %[4]s, %[5]s, %[6]s, %[7]s,
+			'2026-01-01 00:00Z', %[8]s, %[9]s)`,
 		kind, state,
 		when(state == "running" || state == "undoing", "7"),
 		when(kind == "steps", "gen_random_uuid()"),
 		when(state == "succeeded" && kind != "mark", "'ok'"),
-		when(state == "failed" || state == "undoing" || state == "parked", "'why'"),
+		when(state == "failed" || state == "undoing", "'why'"),
+		when(state == "parked", "'why'"),
 		when(finished, "'2026-01-01 00:01Z'"),
 		when(finished, "'2026-01-02 00:01Z'"))
 }
@@ -95,9 +96,14 @@ var illegal = []struct{ reason, sql string }{
 	{"a result is saved exactly with success", legalRow(tx, "succeeded") + set("result = NULL")},
 	{"a result is saved exactly with success", legalRow(mark, "succeeded") + set("result = 'ok'")},
 	{"a result is saved exactly with success", legalRow(steps, "released") + set("result = 'ok'")},
-	{"failed, undoing and parked rows say why", legalRow(tx, "failed") + set("error = NULL")},
-	{"failed, undoing and parked rows say why", legalRow(steps, "undoing") + set("error = NULL")},
-	{"failed, undoing and parked rows say why", legalRow(steps, "parked") + set("error = NULL")},
+	{"failed and undoing rows say why", legalRow(tx, "failed") + set("error = NULL")},
+	{"failed and undoing rows say why", legalRow(steps, "undoing") + set("error = NULL")},
+	{"parked rows, and only parked rows, say why", legalRow(steps, "parked") + set("parked = NULL")},
+	{"parked rows, and only parked rows, say why", legalRow(steps, "parked") + set("parked = NULL, error = 'why'")},
+	{"parked rows, and only parked rows, say why", legalRow(steps, running) + set("parked = 'why'")},
+	{"parked rows, and only parked rows, say why", legalRow(steps, "released") + set("parked = 'why'")},
+	{"more attempts are forgiven than were made", legalRow(steps, "released") + set("attempts_forgiven = 2")},
+	{"more attempts are forgiven than were made", legalRow(steps, "released") + set("attempts_forgiven = -1")},
 	{"an error is never cleared, so these states cannot have one", legalRow(tx, "succeeded") + set("error = 'why'")},
 	{"an error is never cleared, so these states cannot have one", legalRow(steps, running) + set("error = 'why'")},
 	{"an error is never cleared, so these states cannot have one", legalRow(mark, "tombstone") + set("error = 'why'")},
@@ -133,7 +139,7 @@ func TestIllegalRows(t *testing.T) {
 		}
 	}
 
-	// A kind that is not saved in a state is illegal for that reason alone, all others are legal.
+	// A kind that is not saved in a state is illegal for that reason (and where it is parked, for why it is), all others are legal.
 	for _, kind := range kinds {
 		for _, state := range states {
 			var want []string
@@ -142,6 +148,9 @@ func TestIllegalRows(t *testing.T) {
 				want = []string{"a tx operation is saved only when it is finished"}
 			case kind == mark && !slices.Contains([]string{"succeeded", "tombstone"}, state):
 				want = []string{"a mark is saved only as succeeded"}
+			}
+			if kind != steps && state == "parked" {
+				want = append(want, severalStepsOnly)
 			}
 			for _, reason := range want {
 				covered[reason] = true
@@ -169,7 +178,9 @@ func TestLegalRows(t *testing.T) {
 		legalRow(steps, running) + step("ride", 1, "'ok'", null, now) + step("charge", 2, "'ok'", now, now) + step("mail", 3, null, now, null) +
 			set("recovery_point = 'charge', operation = 'book', input = 'in'") + " WHERE state = 'running'",
 		// Released in the middle of an undo: the error says that it must not run forward again.
-		legalRow(steps, "released") + set("error = 'why'") + " WHERE state = 'released'",
+		legalRow(steps, "released") + set("error = 'why', attempt = 9, attempts_forgiven = 9") + " WHERE state = 'released'",
+		// Parked in the middle of an undo, which has another reason than the failure.
+		legalRow(steps, "parked") + set("error = 'why'") + " WHERE state = 'parked'",
 		legalRow(steps, "succeeded"),
 		legalRow(steps, "failed"),
 	}, ";"))

@@ -52,6 +52,7 @@ func (f *foreignCall) run(ctx context.Context) error {
 		f.timeout = DefaultReconcileTimeout
 	}
 	if f.at == placeIntended {
+		f.op.doubt = f.name
 		if done, err := f.settleIntent(ctx, left(f.row)); done || err != nil {
 			return err
 		}
@@ -83,11 +84,19 @@ func (f *foreignCall) run(ctx context.Context) error {
 
 // callOnce calls fn within the step's time limit.
 func (f *foreignCall) callOnce(ctx context.Context, deadline time.Time) (savedLater, error) {
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case f.reconcile == nil: // nobody will ask about the call by its deadline, so that it has all its time
+		deadline = time.Now().Add(f.timeout)
+	case !time.Now().Before(deadline):
+		return nil, f.op.unwritten(nil, "committing the intent of step "+quote(f.name)+" took longer than its call may (StepOpts.Timeout), and the call was not made")
 	}
 	f.op.begun = ""
 	f.op.kept = true
+	if f.intends() {
+		f.op.doubt = f.name
+	}
 	if f.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
@@ -105,6 +114,7 @@ func (f *foreignCall) judge(ctx context.Context, try int, err error) (wait time.
 	case f.intends() && f.op.begun == f.name: // the call was not started
 		return 0, false, err
 	case failureOf(err) != nil:
+		f.op.doubt = ""
 		return 0, false, err
 	case f.atMostOnce:
 		return 0, false, f.park(ctx, "the call has failed and must not be repeated", err)
@@ -161,6 +171,7 @@ func (op *Op) checkpoint(ctx context.Context, name string, result []byte) error 
 	switch {
 	case err == nil:
 		op.script.count++
+		op.doubt = ""
 		return nil
 	case op.lost != nil:
 		return op.lost

@@ -44,11 +44,15 @@ func (f *foreignCall) settleIntent(ctx context.Context, left time.Duration) (don
 	}
 	outcome, save, err := f.reconcile(ctx)
 	switch {
+	case failureOf(err) != nil: // the service has refused it for good
+		f.op.doubt = ""
+		return false, err
 	case err != nil:
 		return false, err
 	case outcome == ReconcileDone:
 		return true, f.record(ctx, save)
 	case outcome == ReconcileAbsent:
+		f.op.doubt = ""
 		return false, nil
 	}
 	return false, f.park(ctx, "Reconcile does not know what became of the call", nil)

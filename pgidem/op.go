@@ -28,6 +28,7 @@ type Op struct {
 	kept    bool   // something may have happened that the row must remember when it is released
 	carried chore  // saves what a foreign call has answered, where that could not be written
 	begun   string // the step whose intent is committed, but whose call was not started
+	doubt   string // the step whose call may have taken effect, which nobody knows yet; only where an intent says so
 
 	// How it ends. The first of these that is set decides.
 	lost        error    // somebody else has it
@@ -95,15 +96,15 @@ func (op *Op) admit(ctx context.Context, name string, former []string, passed bo
 	if wrong := op.script.validate(name); wrong != "" {
 		return nil, op.fail(op.misuse("%s", wrong))
 	}
+	if ctx.Err() != nil { // before the step counts as asked for
+		return nil, op.fail(context.Cause(ctx))
+	}
 	at, row, wrong := op.script.ask(name, former, passed)
 	if wrong != "" {
 		return nil, op.fail(&Error{Key: op.Key(), Kind: ErrSteps, Reason: wrong})
 	}
 	if op.state == stateUndoing && (at == placeNew || at == placeIntended) {
 		return nil, &Error{Key: op.Key(), Kind: ErrUndoing, Reason: "step " + quote(name) + " is not started"}
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, op.fail(context.Cause(ctx))
 	}
 	s := &step{op: op, name: name, keyName: name, at: at, row: row}
 	if at == placeIntended {

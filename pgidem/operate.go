@@ -116,10 +116,15 @@ func (op *Op) conclude(ctx, opCtx context.Context, result savedLater, err error)
 		return outcome{}, op.giveUp(ctx, nil)
 	case op.stopped != nil:
 		return outcome{}, op.giveUp(ctx, nil)
+	case op.state == stateUndoing && op.failed != nil: // a step could not be had, and so not how to take it back
+		return outcome{}, op.giveUp(ctx, op.failed)
 	case op.state == stateUndoing:
 		return op.undo(ctx, opCtx)
 	}
 	if failure := failureOf(err); failure != nil {
+		if err := op.unfit(failure, err); err != nil {
+			return outcome{}, op.giveUp(ctx, err)
+		}
 		return op.failFor(ctx, opCtx, failure, err)
 	}
 	if missing := op.script.unasked(); err == nil && missing != "" {
@@ -133,6 +138,25 @@ func (op *Op) conclude(ctx, opCtx context.Context, result savedLater, err error)
 		return outcome{}, op.giveUp(ctx, err)
 	}
 	return op.finish(ctx, stateSucceeded, saved, nil)
+}
+
+// unfit says why an operation cannot fail for good in this run, whatever its function wants: something that it would have to be
+// taken back behind is not known.
+func (op *Op) unfit(failure *Failure, cause error) error {
+	if op.doubt != "" {
+		return &Error{
+			Key: op.Key(), Kind: ErrUnknownOutcome, Cause: asTransient(cause),
+			Reason: "the operation cannot fail for good before it is known what became of the call of step " + quote(op.doubt) + "; ask again with the same key",
+		}
+	}
+	if missing := op.script.unasked(); missing != "" {
+		return &Error{
+			Key: op.Key(), Kind: ErrSteps,
+			Reason: fmt.Sprintf("the function has failed for good (%.200s) without asking for step %q, which is recorded, so that nobody knows how to "+
+				"take it back; ask for every recorded step before returning, or declare it in DoOpts.RemovedSteps if it is gone", failure.Error(), missing),
+		}
+	}
+	return nil
 }
 
 // failFor ends an operation for good, behind its undos if it has some.

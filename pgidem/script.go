@@ -60,11 +60,15 @@ func (s *script) undone(name string) bool {
 func (s *script) ask(name string, former []string, passed bool) (at place, step dbsqlc.OperationStepsRow, wrong string) {
 	s.asked = append(s.asked, name)
 	steps := s.forward()
-	for s.next < len(steps) && slices.Contains(s.removed, steps[s.next].Name) && steps[s.next].Recorded {
-		s.next++
-	}
 	is := func(step dbsqlc.OperationStepsRow) bool {
 		return step.Name == name || slices.Contains(former, step.Name)
+	}
+	if before := slices.IndexFunc(steps[:s.next], is); before >= 0 {
+		return placeNew, step, fmt.Sprintf("step %q is recorded as %q, which was declared to be gone (RemovedSteps) or was asked for under another name",
+			name, steps[before].Name)
+	}
+	for s.next < len(steps) && slices.Contains(s.removed, steps[s.next].Name) && steps[s.next].Recorded && !is(steps[s.next]) {
+		s.next++
 	}
 	if s.next == len(steps) {
 		return placeNew, step, ""

@@ -135,6 +135,9 @@ func stepOptions[T any](op *Op, name string, noFunction bool, opts []*StepOpts[T
 func replayStep[T any](ctx context.Context, s *step, o StepOpts[T]) (T, error) {
 	value, err := decodePart[T](ctx, s.op.client(), s.op.Key(), partStep(s.row.Name), s.row.Result)
 	if err != nil {
+		if o.Undo != nil || o.UndoTx != nil { // it must not be passed over where the function fails for good because of that
+			s.op.undos = append(s.op.undos, undo{s.row.Name, func(context.Context, *Op) error { return err }})
+		}
 		return value, s.op.fail(err)
 	}
 	s.name = s.row.Name

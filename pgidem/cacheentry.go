@@ -10,7 +10,7 @@ import (
 //
 //	1 byte    version
 //	32 bytes  SHA-256 over the key and all that follows: damage and mixed-up keys are misses
-//	1 byte    kind, 't' for tx
+//	1 byte    kind, 't' for tx or 'm' for steps, of which there are many
 //	1 byte    state, 's' for succeeded or 'f' for failed
 //	4 bytes   attempt
 //	2 bytes   the fingerprint's algorithm
@@ -23,21 +23,23 @@ const (
 	entryFixed   = entryHead + 1 + 1 + 4 + 2 + 1
 
 	entryTx        = 't'
+	entrySteps     = 'm'
 	entrySucceeded = 's'
 	entryFailed    = 'f'
 )
 
 // entry is what a cache keeps of an outcome.
 type entry struct {
+	steps       bool // of an operation of several steps
 	state       byte
 	attempt     int
 	fingerprint Fingerprint
 	saved       []byte
 }
 
-// entryOf returns the entry of an outcome of an operation of one transaction.
-func entryOf(out outcome) entry {
-	e := entry{state: entrySucceeded, attempt: out.attempt, fingerprint: out.fingerprint, saved: out.result}
+// entryOf returns the entry of an outcome.
+func entryOf(kind string, out outcome) entry {
+	e := entry{steps: kind == kindSteps, state: entrySucceeded, attempt: out.attempt, fingerprint: out.fingerprint, saved: out.result}
 	if out.failure != nil {
 		e.state, e.saved = entryFailed, out.savedFailure
 	}
@@ -51,7 +53,11 @@ func (e entry) encode(key Key) []byte {
 		return nil
 	}
 	b := make([]byte, entryHead, entryFixed+len(digest)+len(e.saved))
-	b = append(b, entryTx, e.state)
+	kind := byte(entryTx)
+	if e.steps {
+		kind = entrySteps
+	}
+	b = append(b, kind, e.state)
 	b = binary.BigEndian.AppendUint32(b, uint32(e.attempt))
 	b = binary.BigEndian.AppendUint16(b, uint16(e.fingerprint.algorithm)) //nolint:gosec // All 16 bits are kept.
 	b = append(b, byte(len(digest)))                                      //nolint:gosec // Checked above.
@@ -69,10 +75,10 @@ func decodeEntry(key Key, b []byte) (entry, bool) {
 		return entry{}, false
 	}
 	body := b[entryHead:]
-	e := entry{state: body[1], fingerprint: Fingerprint{algorithm: int16(binary.BigEndian.Uint16(body[6:]))}} //nolint:gosec // As written.
+	e := entry{steps: body[0] == entrySteps, state: body[1], fingerprint: Fingerprint{algorithm: int16(binary.BigEndian.Uint16(body[6:]))}} //nolint:gosec // As written.
 	attempt, length := binary.BigEndian.Uint32(body[2:]), int(body[8])
 	rest := body[entryFixed-entryHead:]
-	if body[0] != entryTx || e.state != entrySucceeded && e.state != entryFailed ||
+	if body[0] != entryTx && body[0] != entrySteps || e.state != entrySucceeded && e.state != entryFailed ||
 		attempt == 0 || attempt > math.MaxInt32 || len(rest) < length || (length == 0) != e.fingerprint.IsZero() {
 		return entry{}, false
 	}

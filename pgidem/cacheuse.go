@@ -57,6 +57,9 @@ func (e *execution) recall(ctx context.Context, open opener) (out outcome, found
 	if !ok {
 		return outcome{}, false, nil
 	}
+	if saved.steps != (e.kind == kindSteps) {
+		return outcome{}, false, e.reused("it belongs to an operation of another kind")
+	}
 	if !e.fingerprint.matches(saved.fingerprint) {
 		return outcome{}, false, e.reused("it was used with another fingerprint")
 	}
@@ -98,7 +101,7 @@ func (e *execution) remember(ctx context.Context, out outcome) {
 	if guard.forgets.Load() != e.forgets {
 		return
 	}
-	if raw := entryOf(out).encode(e.key); raw != nil {
+	if raw := entryOf(e.kind, out).encode(e.key); raw != nil {
 		bounded, cancel := context.WithTimeout(ctx, cachePatience)
 		defer cancel()
 		cache.Put(bounded, e.key, raw, ttl)

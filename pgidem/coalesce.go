@@ -65,6 +65,8 @@ func (e *execution) share(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		case f.outcome == nil:
 			continue
+		case e.kind != f.outcome.kind:
+			return outcome{}, e.reused("it belongs to an operation of kind " + f.outcome.kind)
 		case !e.fingerprint.matches(f.outcome.fingerprint):
 			return outcome{}, e.reused("it was used with another fingerprint")
 		default:
@@ -79,6 +81,7 @@ func (e *execution) lead(ctx context.Context, f *flight) (out outcome, err error
 	e.taken = sync.OnceFunc(func() { close(f.taken) })
 	out, err = e.settle(ctx)
 	if err == nil {
+		out.kind = e.kind
 		others := out.forOthers() // before the leader has it in its hands
 		settled = &others
 	}

@@ -127,12 +127,13 @@ func (op *Op) has(now standing) bool {
 
 // standing is an operation as its owner finds it when an answer was lost.
 type standing struct {
-	found  bool
-	state  string
-	claim  string
-	step   string // the claim under which the step in question is recorded, "" where it is not
-	result []byte // of that step
-	saved  []byte // the operation's result
+	found   bool
+	expired bool
+	state   string
+	claim   string
+	step    string // the claim under which the step in question is recorded, "" where it is not
+	result  []byte // of that step
+	saved   []byte // the operation's result
 }
 
 // look takes the lock, which the lost transaction held or is still waiting for, and reads what there is.
@@ -143,11 +144,11 @@ func (op *Op) look(ctx context.Context, cl *claim, step string) (standing, error
 	op.queueLock(ctx, batch, cl.token).QueryRow(func(row pgx.Row) error { return row.Scan(nil, nil, nil, nil, nil, &cl.table) })
 	batch.Queue(dbsqlc.OwnerOf, op.Key().Scope, op.Key().ID).QueryRow(func(row pgx.Row) error {
 		var of dbsqlc.OwnerOfRow
-		err := row.Scan(&of.State, &of.Claim, &of.Owner, &of.Result)
+		err := row.Scan(&of.State, &of.Claim, &of.Owner, &of.Result, &of.Expired)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
-		now.found, now.state, now.claim, now.saved = true, of.State, formatUUID(of.Claim.Bytes), of.Result
+		now.found, now.state, now.claim, now.saved, now.expired = true, of.State, formatUUID(of.Claim.Bytes), of.Result, of.Expired
 		return err
 	})
 	batch.Queue(dbsqlc.StepFind, op.Key().Scope, op.Key().ID, step).QueryRow(func(row pgx.Row) error {

@@ -13,6 +13,7 @@ import (
 
 // outcome is what a key's row says once it is settled: the saved bytes or the saved failure, and for which request.
 type outcome struct {
+	kind        string // for those who wait in memory
 	result      []byte
 	failure     *Failure
 	fingerprint Fingerprint

@@ -33,7 +33,7 @@ func StepTx[T any](ctx context.Context, op *Op, name string, fn func(ctx context
 	if err != nil {
 		return none, err
 	}
-	defer op.leave()
+	defer s.leave()
 	switch s.at {
 	case placeSkipped:
 		return *o.TreatAsDone, nil
@@ -43,7 +43,9 @@ func StepTx[T any](ctx context.Context, op *Op, name string, fn func(ctx context
 		return none, op.fail(s.wasForeign())
 	case placeNew:
 	}
+	s.inside = true
 	value, err := runTx(ctx, s, partStep(s.name), false, fn)
+	s.inside = false
 	if err != nil {
 		return none, op.fail(err)
 	}
@@ -67,7 +69,7 @@ func FinishTx[T any](ctx context.Context, op *Op, name string, fn func(ctx conte
 	if err != nil {
 		return none, err
 	}
-	defer op.leave()
+	defer s.leave()
 	if s.at == placeIntended {
 		return none, op.fail(s.wasForeign())
 	}
@@ -77,7 +79,9 @@ func FinishTx[T any](ctx context.Context, op *Op, name string, fn func(ctx conte
 	if missing := op.script.unasked(); missing != "" {
 		return none, op.fail(op.unasked(missing))
 	}
+	s.inside = true
 	value, err := runTx(ctx, s, PartResult, true, fn)
+	s.inside = false
 	if err != nil {
 		return none, op.fail(err)
 	}
@@ -115,6 +119,8 @@ type stepTx struct {
 	*step
 	last bool // FinishTx
 	run  function
+
+	startedBy *instance // whose number the operation's row has got, where this transaction inserts it
 }
 
 // settle goes round until the step is recorded, or an error ends it.
@@ -137,12 +143,20 @@ func (t *stepTx) settle(ctx context.Context) (saved []byte, err error) {
 				return nil, t.op.unwritten(a.error, "the transaction of step "+quote(t.name)+" could not begin")
 			}
 			err = pause(ctx, broken)
-		case unknownCommit:
-			if rounds++; rounds > maxRounds {
-				return nil, t.op.unwritten(a.error, "no COMMIT of step "+quote(t.name)+" succeeded, and nothing of it was committed")
+		case noOwner:
+			if broken++; broken > maxRounds {
+				return nil, t.op.call.ownerless(a.error)
 			}
+			if err := t.op.call.ensureOwner(ctx); err != nil {
+				return nil, err
+			}
+			err = pause(ctx, broken+2) // the keeper may not have noticed yet
+		case unknownCommit:
 			if saved, err = t.settleCommit(ctx, a.error); err != nil || saved != nil {
 				return saved, err
+			}
+			if rounds++; rounds > maxRounds {
+				return nil, t.op.unwritten(a.error, "no COMMIT of step "+quote(t.name)+" succeeded, and nothing of it was committed")
 			}
 			err = ctx.Err()
 		}
@@ -231,12 +245,11 @@ func (t *stepTx) execute(ctx context.Context, cl *claim) ([]byte, error) {
 func (t *stepTx) commit(ctx context.Context, cl *claim, result []byte, last []statement) error {
 	op, e := t.op, t.op.call
 	batch := new(pgx.Batch)
-	in := e.client.liveness.get()
 	if !op.started {
-		if in == nil {
-			return again{rerun, errors.New("the liveness connection is lost")}
+		if t.startedBy = e.client.liveness.get(); t.startedBy == nil {
+			return again{noOwner, errors.New("the liveness connection is lost")}
 		}
-		op.queueStart(batch, cl, in)
+		op.queueStart(batch, cl, t.startedBy)
 	}
 	for _, s := range last {
 		batch.Queue(s.sql, s.args...)
@@ -259,7 +272,7 @@ func (t *stepTx) commit(ctx context.Context, cl *claim, result []byte, last []st
 		return t.commitError(cl, err, failed == at, failed == dbsqlc.OperationStart)
 	}
 	if !op.started {
-		e.client.claimed(op.running, in)
+		e.client.claimed(op.running, t.startedBy)
 	}
 	t.recorded(result)
 	return nil
@@ -290,7 +303,7 @@ func (t *stepTx) commitError(cl *claim, err error, atRecord, atStart bool) error
 	case atStart && isWaitOver(err):
 		return again{busy, err}
 	case atStart && isOwnerless(err):
-		return again{rerun, err}
+		return again{noOwner, err}
 	case atStart:
 		return e.misplaced(err)
 	case atRecord && isFence(err, "name"):
@@ -353,13 +366,17 @@ func (t *stepTx) findCommit(ctx context.Context) ([]byte, error) {
 		if err := op.call.barrier(ctx, cl); err != nil {
 			return nil, err
 		}
+		if !op.started {
+			op.client().claimed(op.running, t.startedBy)
+		}
 		saved := now.result
 		if t.last {
 			saved = now.saved
 		}
 		t.recorded(saved)
 		return saved, nil
-	case !now.found && !op.started: // StartsWithTx: not even the operation's row; the lock is this transaction's now
+	case !op.started && (!now.found || now.expired): // StartsWithTx: not even the operation's row; the lock is this transaction's now
+		cl.row.found = now.found
 		op.first, kept = cl, true
 		return nil, nil
 	case !op.has(now):

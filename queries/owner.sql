@@ -1,6 +1,6 @@
 -- OwnerOf reads in whose hands an operation is, and what its result is.
 -- name: OwnerOf :one
-SELECT state::text AS state, claim, owner, result
+SELECT state::text AS state, claim, owner, result, coalesce(expires_at <= clock_timestamp(), false)::boolean AS expired
 FROM idempotency_keys
 WHERE scope = @scope::text AND id = @id::text;
 

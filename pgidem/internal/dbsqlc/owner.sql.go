@@ -12,7 +12,7 @@ import (
 )
 
 const OwnerOf = `-- name: OwnerOf :one
-SELECT state::text AS state, claim, owner, result
+SELECT state::text AS state, claim, owner, result, coalesce(expires_at <= clock_timestamp(), false)::boolean AS expired
 FROM idempotency_keys
 WHERE scope = $1::text AND id = $2::text
 `
@@ -23,10 +23,11 @@ type OwnerOfParams struct {
 }
 
 type OwnerOfRow struct {
-	State  string
-	Claim  pgtype.UUID
-	Owner  *int64
-	Result []byte
+	State   string
+	Claim   pgtype.UUID
+	Owner   *int64
+	Result  []byte
+	Expired bool
 }
 
 // OwnerOf reads in whose hands an operation is, and what its result is.
@@ -38,6 +39,7 @@ func (q *Queries) OwnerOf(ctx context.Context, db DBTX, arg OwnerOfParams) (Owne
 		&i.Claim,
 		&i.Owner,
 		&i.Result,
+		&i.Expired,
 	)
 	return i, err
 }

@@ -65,6 +65,7 @@ type step struct {
 	keyName string // from which the downstream key is derived: its first name
 	at      place
 	row     dbsqlc.OperationStepsRow
+	inside  bool // the caller's code runs
 }
 
 // begin admits a step, or says why not. The caller must leave where it returns no error.
@@ -116,7 +117,13 @@ func (op *Op) admit(ctx context.Context, name string, former []string, passed bo
 	return s, nil
 }
 
-func (op *Op) leave() { op.lock.Unlock() }
+// leave ends a step, also one that was left by a panic or runtime.Goexit: a function that recovers must not go on behind it.
+func (s *step) leave() {
+	if s.inside {
+		_ = s.op.fail(s.op.misuse("step %q did not return", s.name))
+	}
+	s.op.lock.Unlock()
+}
 
 // fail keeps the function from going on: what comes behind a step that failed could be recorded in another order the next time.
 func (op *Op) fail(err error) error {

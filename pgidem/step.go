@@ -71,7 +71,7 @@ func Step[T any](ctx context.Context, op *Op, name string, fn func(ctx context.C
 	if err != nil {
 		return value, err
 	}
-	defer op.leave()
+	defer s.leave()
 	switch s.at {
 	case placeSkipped:
 		return *o.TreatAsDone, nil
@@ -99,7 +99,10 @@ func Step[T any](ctx context.Context, op *Op, name string, fn func(ctx context.C
 			return r.Outcome, func(ctx context.Context) ([]byte, error) { return encode(ctx, r.Value) }, err
 		}
 	}
-	if err := call.run(ctx); err != nil {
+	s.inside = true
+	err = call.run(ctx)
+	s.inside = false
+	if err != nil {
 		var none T
 		return none, op.fail(err)
 	}

@@ -3,6 +3,8 @@ package pgidem
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -112,23 +114,50 @@ func TestWaitBound(t *testing.T) {
 	}
 }
 
-// A deadline of the caller bounds the wait without costing the connection.
+// A deadline of the caller bounds the wait in the server, a moment before it comes, so that it does not cost the connection.
 func TestDeadlineWhileWaiting(t *testing.T) {
-	b := setup(t)
+	b := setup(t, withConfig(patience)) // so that nothing else ends the wait
 	b.lockKey(b.key)
 	b.warm(b.client, b.pool)
-	ctx, cancel := context.WithTimeout(b.Context(), 500*time.Millisecond)
-	defer cancel()
+	caller, end := context.WithCancelCause(b.Context())
+	defer end(nil)
+	ctx := unhurried{caller, time.Now().Add(2 * time.Second)}
+	if ms, err := strconv.Atoi(lockTimeoutSetting(ctx, time.Hour)); err != nil || ms > 1980 {
+		b.Errorf("the server may wait for %d of 2000 ms (%v), which leaves too little time for its answer", ms, err)
+	}
 	b.faults.Reset()
-	_, err := DoTx(ctx, b.client, b.key, b.effect("never"))
-	if !errors.Is(err, context.DeadlineExceeded) {
-		b.Errorf("got %v, want the deadline", err)
+	claims := b.pool.Stat().AcquireCount()
+	waitOver := b.faults.Hold(faultconn.Point{Side: faultconn.Server, Type: faultconn.ErrorResponse, Tag: lockNotAvailable})
+	call := async(b, func() (Result[string], error) { return DoTx(ctx, b.client, b.key, b.effect("never")) })
+	b.reached(waitOver)
+	<-time.After(time.Until(ctx.deadline)) // no time is left for another wait, however early the answer came
+	waitOver.Release()
+	for late := time.Now().Add(20 * time.Second); b.pool.Stat().AcquiredConns() > 0; runtime.Gosched() {
+		if time.Now().After(late) {
+			b.Fatal("the connection was not given back within 20 s of the answer")
+		}
 	}
 	b.wantEffects(0)
+	end(context.DeadlineExceeded)
+	if a := <-call; !errors.Is(a.err, context.DeadlineExceeded) {
+		b.Errorf("got %v, want the deadline", a.err)
+	}
+	if n := b.pool.Stat().AcquireCount() - claims; n != 2 {
+		b.Errorf("the call claimed %d times, want twice: a try, and a wait as long as the deadline allows", n)
+	}
 	if got := b.faults.Counts(); got.Cancels != 0 || got.Connections != 0 {
 		b.Errorf("the wait cost %d cancel requests and %d connections, want none", got.Cancels, got.Connections)
 	}
 }
+
+// unhurried is a caller's context that has a deadline, but ends no earlier than the test says: where a machine is slow, the
+// server's answer may come behind it.
+type unhurried struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c unhurried) Deadline() (time.Time, bool) { return c.deadline, true }
 
 // review 17: a client that vanished in the middle of a statement does not keep the key's lock until the statement ends,
 // where the pool was configured by PoolConfig. Its connection is cut without the courtesy of a cancel request.

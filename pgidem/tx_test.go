@@ -327,12 +327,13 @@ func TestFnMovesAway(t *testing.T) {
 
 // The server ends a transaction that fn leaves idle: definite, because it does so only while it waits for a message.
 func TestIdleInTransactionTimeout(t *testing.T) {
-	b := setup(t, withSetting("idle_in_transaction_session_timeout", "100ms"))
+	b := setup(t)
 	observer := b.observe()
 	runs := 0
 	_, err := DoTx(b.Context(), b.client, b.key, func(ctx context.Context, tx Tx) (string, error) {
 		runs++
 		got, err := b.effect("done")(ctx, tx)
+		b.must(tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 100")) // here, and not between the library's messages
 		for one[int](b, observer, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND state = 'idle in transaction'`) > 0 {
 			b.must(observer.Exec(ctx, "SELECT pg_sleep(0.02)"))

@@ -127,18 +127,8 @@ func TestAbsentAfterCancelIsFinal(t *testing.T) {
 func TestUnknownOutcome(t *testing.T) {
 	b := setup(t)
 	b.warm(b.client, b.pool)
-	b.client.config.FinishBound = 300 * time.Millisecond // the warm-up may take as long as it likes
-	b.faults.RefuseCancel(true)
-	b.faults.Cut(faultconn.Point{Side: faultconn.Server, Tag: "COMMIT", When: faultconn.Before})
-	var holes []*faultconn.Fault
-	for range 50 { // every later connection is swallowed
-		holes = append(holes, b.faults.BlackHole(faultconn.Point{Type: faultconn.StartupMessage}))
-	}
-	_, err := DoTx(b.Context(), b.client, b.key, b.effect("done"))
+	err := b.loseForGood(b.effect("done"))
 	b.wantError(err, ErrUnknownOutcome)
-	for _, hole := range holes {
-		hole.Heal()
-	}
 	got, err := DoTx(b.Context(), b.client, b.key, b.effect("again"))
 	b.wantResult(got, err, "done", true)
 	b.wantEffects(1)
@@ -148,22 +138,32 @@ func TestUnknownOutcome(t *testing.T) {
 func TestUnknownOutcomeOfAFailure(t *testing.T) {
 	b := setup(t)
 	b.warm(b.client, b.pool)
-	b.client.config.FinishBound = 300 * time.Millisecond // the warm-up may take as long as it likes
-	b.faults.RefuseCancel(true)
-	b.faults.Cut(faultconn.Point{Side: faultconn.Server, Tag: "COMMIT"})
-	var holes []*faultconn.Fault
-	for range 50 {
-		holes = append(holes, b.faults.BlackHole(faultconn.Point{Type: faultconn.StartupMessage}))
-	}
-	_, err := DoTx(b.Context(), b.client, b.key, func(context.Context, Tx) (string, error) { return "", Permanent(errors.New("no")) })
+	err := b.loseForGood(func(context.Context, Tx) (string, error) { return "", Permanent(errors.New("no")) })
 	b.wantError(err, ErrUnknownOutcome)
 	if errors.Is(err, ErrUnavailable) {
 		b.Errorf("%v also says that nothing was committed", err)
 	}
+	b.wantState(stateFailed)
+}
+
+// loseForGood runs the key, loses the answer to its COMMIT and swallows every later connection until the call has ended.
+func (b *bundle) loseForGood(fn func(context.Context, Tx) (string, error)) error {
+	b.Helper()
+	b.faults.RefuseCancel(true)
+	answered := b.faults.Hold(faultconn.Point{Side: faultconn.Server, Tag: "COMMIT"})
+	call := async(b, func() (Result[string], error) { return DoTx(b.Context(), b.client, b.key, fn) })
+	b.reached(answered)
+	var holes []*faultconn.Fault
+	for range 50 {
+		holes = append(holes, b.faults.BlackHole(faultconn.Point{Type: faultconn.StartupMessage}))
+	}
+	b.client.config.FinishBound = 300 * time.Millisecond // up to here, it could take as long as it liked
+	answered.Cut()
+	a := <-call
 	for _, hole := range holes {
 		hole.Heal()
 	}
-	b.wantState(stateFailed)
+	return a.err
 }
 
 // Every COMMIT is lost: fn runs three times more, and then it is known that nothing was committed.

@@ -339,7 +339,7 @@ func TestStatementTimeoutEndsAWait(t *testing.T) {
 			b.must(MarkTx(b.Context(), b.client, holder, b.key.Scope, []string{"marked"}))
 			b.must(holder.Exec(b.Context(), "SELECT FROM idempotency_keys FOR UPDATE"))
 			tx = b.begin()
-			b.must(tx.Exec(b.Context(), "SET LOCAL statement_timeout = 300"))
+			b.must(tx.Exec(b.Context(), "SET LOCAL statement_timeout = 1000"))
 			b.wantKind(wait(b, tx), ErrInProgress)
 			b.wantAlive(tx)
 			b.must(nil, holder.Rollback(b.Context()))

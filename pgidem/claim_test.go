@@ -84,7 +84,7 @@ func TestReview20LockTimeoutIsTheCallersAgain(t *testing.T) {
 }
 
 func TestReview20StatementTimeoutWhileWaiting(t *testing.T) {
-	b := setup(t, withSetting("statement_timeout", "400ms"), withConfig(func(c *Config) { c.WaitBound = time.Second }))
+	b := setup(t, withSetting("statement_timeout", "1s"), withConfig(func(c *Config) { c.WaitBound = 2500 * time.Millisecond }))
 	unlock := b.lockKey(b.key)
 	_, err := DoTx(b.Context(), b.client, b.key, b.effect("never"))
 	b.wantError(err, ErrInProgress)

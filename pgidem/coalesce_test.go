@@ -12,7 +12,7 @@ import (
 
 // 512 callers of one key on a pool of 8: one runs, all get the same bytes, and another key goes on meanwhile.
 func TestHotKey(t *testing.T) {
-	b := setup(t)
+	b := setup(t, withConfig(patience))
 	var answers []<-chan answer[string]
 	got, err := DoTx(b.Context(), b.client, b.key, func(ctx context.Context, tx Tx) (string, error) {
 		for range 512 {

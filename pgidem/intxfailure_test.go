@@ -71,11 +71,12 @@ func TestInTxFailureThatIsNotSaved(t *testing.T) {
 // A DoTx that waits gets the lock when the function's writes are rolled back, runs, and meets the failure's row before that is
 // committed: it waits for the caller's COMMIT within its own wait and replays, without running once more.
 func TestReview26InTxPermanentBesideAWaiter(t *testing.T) {
-	// GivesUp has to be seen waiting before its bound ends, also on a machine that is slow.
+	// GivesUp has to be seen waiting before its bound ends, also on a machine that is slow: its probe is not part of that.
 	for name, bound := range map[string]time.Duration{"Waits": DefaultWaitBound, "GivesUp": 4 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
-			other, _, _ := b.newClient()
+			other, otherPool, _ := b.newClient()
+			b.warm(other, otherPool)
 			tx := b.begin()
 			runs := 0
 			var waiting <-chan answer[string]

@@ -98,6 +98,9 @@ func (c *Client) call(ctx context.Context, key Key, o TxOpts, open opener, prepa
 	if err == nil {
 		e.remember(ctx, out)
 	}
+	if e, ok := err.(*Error); ok && e.Key == (Key{}) { //nolint:errorlint // Straight from this package: Close's, which is about no key.
+		err = aboutKey(key, err)
+	}
 	return out, err
 }
 

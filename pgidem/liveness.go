@@ -17,6 +17,11 @@ import (
 // pingPatience is how long the server may take to answer a ping of the liveness connection.
 const pingPatience = 5 * time.Second
 
+// returnGrace is how long a client whose liveness connection was lost and is back takes nothing over: what has ended its connection, a crash
+// of the server, a failover or a broken network, may have ended those of owners that are about to come back as well. The server's own
+// start says too little of that: recovery may take longer than any grace, and the process that was started first outlives a crash of the others.
+const returnGrace = 2 * time.Second
+
 // instance is a client as the database knows it: a number that nobody else ever has, and the connection that holds the
 // advisory lock of that number for as long as the client lives.
 type instance struct {
@@ -41,6 +46,7 @@ type liveness struct {
 	generation uint64        // of the last instance that there was
 	attempts   int           // to make one
 	failure    error         // of the last attempt
+	returned   time.Time     // when the last instance came that followed a loss, or attempts that had failed
 	changed    chan struct{} // closed when something of these changes
 	done       chan struct{} // closed when the keeper has ended
 }
@@ -54,6 +60,13 @@ func (l *liveness) get() *instance {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.current
+}
+
+// justReturned reports that owners may be about to come back, as this client has.
+func (l *liveness) justReturned() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.returned) < returnGrace
 }
 
 // ensure starts the keeper and waits for an instance, or for an attempt to make one that fails.
@@ -109,6 +122,9 @@ func (l *liveness) ended(ctx context.Context) error {
 func (l *liveness) publish(in *instance, attempted bool, failure error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if in != nil && l.current == nil && (in.generation > 1 || l.failure != nil) {
+		l.returned = time.Now()
+	}
 	l.current = in
 	l.failure = failure
 	if attempted {

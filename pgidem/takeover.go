@@ -81,7 +81,7 @@ func (e *execution) judge(s seen) verdict {
 		return waitIt
 	case e.client.isOwner(s.Owner): // nobody in this process works on it
 		return runIt
-	case s.OwnerAlive, s.ServerYoung:
+	case s.OwnerAlive, s.ServerYoung, e.client.liveness.justReturned():
 		return waitIt
 	default:
 		return runIt
@@ -123,7 +123,9 @@ func (e *execution) poll(ctx context.Context, s seen) (same bool, err error) {
 		return false, err
 	}
 	defer conn.Release()
-	same, err = dbsqlc.New().OperationPoll(ctx, conn, dbsqlc.OperationPollParams{Scope: e.key.Scope, ID: e.key.ID, ReadClaim: s.claim})
+	same, err = dbsqlc.New().OperationPoll(ctx, conn, dbsqlc.OperationPollParams{
+		Scope: e.key.Scope, ID: e.key.ID, ReadClaim: s.claim, OwnersReturn: e.client.liveness.justReturned(),
+	})
 	if err != nil {
 		return false, nil //nolint:nilerr // The next claim meets the same error, or finds no row, and says so.
 	}

@@ -144,12 +144,13 @@ WHERE scope = @scope::text AND id = @id::text AND kind = 'steps'
 RETURNING coalesce(CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
                         THEN set_config('synchronous_commit', 'on', true) END, '')::text AS raised;
 
--- OperationPoll asks in one round trip whether an operation is still in the same hands.
+-- OperationPoll asks in one round trip whether an operation is still in the same hands, or may get back into them.
 -- name: OperationPoll :one
 SELECT (state IN ('running', 'undoing') AND claim = CAST(@read_claim::text AS uuid)
         AND (NOT pg_try_advisory_xact_lock_shared(
                (owner >> 32)::integer,
                ((owner & 4294967295) - CASE WHEN owner & 2147483648 = 0 THEN 0 ELSE 4294967296 END)::integer)
+             OR @owners_return::boolean
              OR clock_timestamp() - pg_postmaster_start_time() < interval '2 seconds'))::boolean AS same
 FROM idempotency_keys
 WHERE scope = @scope::text AND id = @id::text;

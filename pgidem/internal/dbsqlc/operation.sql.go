@@ -190,20 +190,27 @@ SELECT (state IN ('running', 'undoing') AND claim = CAST($1::text AS uuid)
         AND (NOT pg_try_advisory_xact_lock_shared(
                (owner >> 32)::integer,
                ((owner & 4294967295) - CASE WHEN owner & 2147483648 = 0 THEN 0 ELSE 4294967296 END)::integer)
+             OR $2::boolean
              OR clock_timestamp() - pg_postmaster_start_time() < interval '2 seconds'))::boolean AS same
 FROM idempotency_keys
-WHERE scope = $2::text AND id = $3::text
+WHERE scope = $3::text AND id = $4::text
 `
 
 type OperationPollParams struct {
-	ReadClaim string
-	Scope     string
-	ID        string
+	ReadClaim    string
+	OwnersReturn bool
+	Scope        string
+	ID           string
 }
 
-// OperationPoll asks in one round trip whether an operation is still in the same hands.
+// OperationPoll asks in one round trip whether an operation is still in the same hands, or may get back into them.
 func (q *Queries) OperationPoll(ctx context.Context, db DBTX, arg OperationPollParams) (bool, error) {
-	row := db.QueryRow(ctx, OperationPoll, arg.ReadClaim, arg.Scope, arg.ID)
+	row := db.QueryRow(ctx, OperationPoll,
+		arg.ReadClaim,
+		arg.OwnersReturn,
+		arg.Scope,
+		arg.ID,
+	)
 	var same bool
 	err := row.Scan(&same)
 	return same, err

@@ -35,7 +35,9 @@ const createBook = "CREATE TABLE IF NOT EXISTS book (n bigint GENERATED ALWAYS A
 // journey is the test's own process going through the bundle's key.
 func (b *bundle) journey(who string) *journey {
 	b.Helper()
-	book := b.observe()
+	book := b.db.Pool(b.T, func(p *pgxpool.Config) { // it outlives the server's restarts
+		p.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return true }
+	})
 	b.must(book.Exec(b.Context(), createBook))
 	return &journey{key: b.key, who: who, book: book}
 }

@@ -11,9 +11,14 @@ import (
 // local binaries also where PGIDEM_DATABASE_URL names a server, and stopped when t ends; where neither can be had, t fails.
 func Private(t testing.TB) *Database {
 	t.Helper()
+	return private(t, privateEnvironment())
+}
+
+func private(t testing.TB, environ []string) *Database {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), serverBound)
 	defer cancel()
-	server, err := start(ctx, privateEnvironment())
+	server, err := start(ctx, environ)
 	if err != nil {
 		t.Fatalf("a server of this test's own: %v", err)
 	}

@@ -1,0 +1,55 @@
+package devpg
+
+import (
+	"context"
+	"strconv"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Restartable is [Private] on a server that t may stop and start again ([Database.StopServer], [Database.StartServer]): it keeps its address,
+// which a container does not. So it is started from binaries on this machine, and t is skipped where there are none.
+func Restartable(t testing.TB) *Database {
+	t.Helper()
+	if _, err := readyLocal(context.Background(), nil); err != nil {
+		t.Skipf("this test stops its server and starts it again, for which it needs PostgreSQL on this machine: %v", err)
+	}
+	return private(t, append(privateEnvironment(), envForce+"="+nameLocal))
+}
+
+// StopServer stops the server of a [Restartable] database at once, as a power failure does: no session ends in peace, and the next start
+// recovers.
+func (d *Database) StopServer(t testing.TB) {
+	t.Helper()
+	d.control(t, "stop", "--wait", "--mode=immediate")
+}
+
+// StartServer starts it again, on the same port, and returns when it takes connections.
+func (d *Database) StartServer(t testing.TB) {
+	t.Helper()
+	config, err := pgx.ParseConfig(d.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.control(t, "start", "--wait", "--options", "-p "+strconv.Itoa(int(config.Port)))
+	d.server.admin.Reset() // its connections ended with the server
+}
+
+func (d *Database) control(t testing.TB, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startBound)
+	defer cancel()
+	as, err := serverAccount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, err := findBinaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{bin, d.server.Holder, as}
+	if err := c.run(ctx, "pg_ctl", append(args, "--pgdata", c.data(), "--log", c.log())...); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -8,11 +8,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/pgidem/pgidem/internal/faultconn"
 )
 
-// withQuietLiveness leads the liveness connection past the faults and keeps the janitor from asking now and then, so that
+// withQuietLiveness leads the liveness connection past the faults and keeps the janitor from looking now and then, so that
 // what is counted is what a call costs.
 func withQuietLiveness() option {
 	return func(b *bundle, c *Config, _ *pgxpool.Config) {
@@ -21,11 +19,9 @@ func withQuietLiveness() option {
 	}
 }
 
-// warmDo runs one operation of several steps, so that statements are prepared, the client has probed, has its instance, and has looked
-// for rows that nobody runs.
-func (b *bundle) warmDo(client *Client, pool *pgxpool.Pool, faults *faultconn.Faults) {
+// warmDo runs some operations of several steps, so that statements are prepared, and the client has probed and has its instance.
+func (b *bundle) warmDo(client *Client) {
 	b.Helper()
-	sweep := faults.Hold(faultconn.Point{SQL: "name: OwnerRows"})
 	key := Key{Scope: "warm", ID: NewID()}
 	warm := func() (Result[string], error) {
 		return Do(b.Context(), client, key, func(ctx context.Context, op *Op) (string, error) {
@@ -40,14 +36,7 @@ func (b *bundle) warmDo(client *Client, pool *pgxpool.Pool, faults *faultconn.Fa
 			return FinishTx(ctx, op, "last", b.warmUp)
 		})
 	}
-	first := async(b, warm)
-	b.reached(sweep)
-	sweep.Release()
-	a := <-first
-	b.must(nil, a.err)
-	for pool.Stat().AcquiredConns() > 0 { // the janitor still looks
-		b.must(b.observe().Exec(b.Context(), "SELECT pg_sleep(0.005)"))
-	}
+	b.must(warm())
 	b.must(Do(b.Context(), client, Key{"warm", NewID()}, func(context.Context, *Op) (string, error) { return "", nil }))
 	b.must(Do(b.Context(), client, key, func(context.Context, *Op) (string, error) { return "", nil }, &DoOpts{Retry: true}))
 	b.must(warm())
@@ -59,7 +48,7 @@ func TestDoCost(t *testing.T) {
 	for name, mode := range queryModes {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t, withPoolOfOne(), withQuietLiveness(), withPool(func(p *pgxpool.Config) { p.ConnConfig.DefaultQueryExecMode = mode }))
-			b.warmDo(b.client, b.pool, b.faults)
+			b.warmDo(b.client)
 			do := func(fn func(context.Context, *Op) (string, error), opts *DoOpts) func() error {
 				return func() error { return second(Do(b.Context(), b.client, b.key, fn, opts)) }
 			}
@@ -117,7 +106,7 @@ func (b *bundle) unfinishedRide(opts *StepOpts[string]) func(context.Context, *O
 // What happens behind a failure costs one commit: the release of what was begun, and nothing where nothing was.
 func TestDoCostOfAFailure(t *testing.T) {
 	b := setup(t, withPoolOfOne(), withQuietLiveness())
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	down := errors.New("the provider is down")
 	expect := func(err error) error {
 		if !errors.Is(err, down) {

@@ -104,7 +104,7 @@ func TestModel02UndoOutlivesARelease(t *testing.T) {
 // owner lives; in the same process it is taken over at once.
 func TestModel03RowsThatNobodyRunsAreReleased(t *testing.T) {
 	b := setup(t, withConfig(func(c *Config) { c.PingInterval = 50 * time.Millisecond }))
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	owner := b.client.liveness.get().id
 	late := func() {
 		b.must(b.observe().Exec(b.Context(), `INSERT INTO idempotency_keys (scope, id, kind, state, claim, attempt, owner, life)
@@ -117,8 +117,8 @@ func TestModel03RowsThatNobodyRunsAreReleased(t *testing.T) {
 	got, err := Do(b.Context(), other, b.key, r.run, &DoOpts{WaitBound: NoWait})
 	b.wantResult(got, err, rideResult, false)
 
-	slow, slowPool, slowFaults := b.newClient(withConfig(func(c *Config) { c.PingInterval = time.Hour }))
-	b.warmDo(slow, slowPool, slowFaults)
+	slow, _, _ := b.newClient(withConfig(func(c *Config) { c.PingInterval = time.Hour }))
+	b.warmDo(slow)
 	owner, b.key = slow.liveness.get().id, Key{"acct_42/charges", NewID()}
 	late()
 	got, err = Do(b.Context(), slow, b.key, r.run, &DoOpts{WaitBound: NoWait})
@@ -160,7 +160,7 @@ func TestModel04RotationLosesItsAnswer(t *testing.T) {
 	} {
 		t.Run(at, func(t *testing.T) {
 			b := setup(t)
-			b.warmDo(b.client, b.pool, b.faults)
+			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			var rotated *faultconn.Fault
 			r := ride{b: b}
@@ -191,7 +191,7 @@ func TestModel06IntentWithoutItsCallIsWithdrawn(t *testing.T) {
 	for _, background := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Background=%v", background), func(t *testing.T) {
 			b := setup(t, withConfig(func(c *Config) { c.PingInterval = 50 * time.Millisecond }))
-			b.warmDo(b.client, b.pool, b.faults)
+			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			calls := 0
 			fn := func(ctx context.Context, op *Op) (string, error) {
@@ -229,7 +229,7 @@ func TestModel07KnownAnswerIsKept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var refuse atomic.Bool
 			b := setup(t, unreachable(&refuse)...)
-			b.warmDo(b.client, b.pool, b.faults)
+			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			calls := 0
 			fn := func(ctx context.Context, op *Op) (string, error) {
@@ -259,7 +259,7 @@ func TestModel07KnownAnswerIsKept(t *testing.T) {
 // that is answered late leaves no time, and the call is not begun with more than is left.
 func TestModel08CallEndsBeforeItsDeadline(t *testing.T) {
 	b := setup(t)
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	intent := b.faults.Hold(faultconn.Point{Side: faultconn.Server, Tag: "COMMIT", Nth: 2})
 	b.Cleanup(intent.Release)
 	calls := 0

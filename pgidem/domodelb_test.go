@@ -17,7 +17,7 @@ import (
 func TestModelBFailureBehindAnUnsettledRecordUndoesNothing(t *testing.T) {
 	var refuse atomic.Bool
 	b := setup(t, unreachable(&refuse)...)
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	b.faults.RefuseCancel(true)
 	undos := 0
 	fails := true
@@ -73,7 +73,7 @@ func TestModelBReTaggedOwnerIsNotReplaced(t *testing.T) {
 // model B: the record of a step comes a second time, late, behind the record of the next one: it raises, and sets nothing back.
 func TestModelBLateDuplicateOfARecord(t *testing.T) {
 	b := setup(t, withConfig(impatient), withPool(func(p *pgxpool.Config) { p.MaxConns = 4 }))
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	b.faults.RefuseCancel(true)
 	late := b.faults.Hold(faultconn.Point{SQL: "name: StepRecord"})
 	b.Cleanup(late.Release)

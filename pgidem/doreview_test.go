@@ -7,13 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/pgidem/pgidem/internal/faultconn"
 )
 
 // The findings of the design's first review that are about claims, fences and takeovers of operations of several steps, by their
-// numbers; doreview2_test.go has those about what the function does.
+// numbers; doreviewclaim_test.go has those about who may have a key, doreviewstep_test.go those about what the function does.
 
 // review 1: COMMIT travels with the write, so that a row count would come too late: every fence raises. The zombie stands
 // between two steps, or in a call, while the one that took over stands in its own call.
@@ -133,17 +131,11 @@ func (b *bundle) takerAt(fn func(context.Context, *Op) (string, error), opts *Do
 	return hold, answers
 }
 
-// locklessZombie is a zombie whose keys' locks are away, as they are where a lock does not exclude: the fence has to hold alone.
-func (b *bundle) locklessZombie(fn func(call standStill) func(context.Context, *Op) (string, error), opts *DoOpts) *zombie {
-	b.Helper()
-	return b.zombie(fn, opts, func(b *bundle, _ *Config, _ *pgxpool.Config) { b.direct = "" })
-}
-
 // review 2: between the taker's look and its UPDATE the owner finishes: what is finished is not brought back to life.
 func TestReview02TakeoverLeavesWhatIsFinished(t *testing.T) {
 	b := setup(t)
 	zr := ride{b: b}
-	z := b.locklessZombie(func(call standStill) func(context.Context, *Op) (string, error) {
+	z := b.zombie(func(call standStill) func(context.Context, *Op) (string, error) {
 		zr.call = call
 		return zr.run
 	}, nil)
@@ -172,7 +164,7 @@ func TestReview02TakeoverSeesThatTheOwnerUndoes(t *testing.T) {
 		})
 		return err
 	}
-	z := b.locklessZombie(func(call standStill) func(context.Context, *Op) (string, error) {
+	z := b.zombie(func(call standStill) func(context.Context, *Op) (string, error) {
 		return func(ctx context.Context, op *Op) (string, error) {
 			if err := reserve(ctx, op, func() { close(inUndo); <-undone }); err != nil {
 				return "", err
@@ -278,7 +270,7 @@ func TestReview03StepsAreReadBehindTheTakeover(t *testing.T) {
 // review 4 (a): a lost record of a call is written again, however often; the call is not made again.
 func TestReview04AbsentRecordIsWrittenAgain(t *testing.T) {
 	b := setup(t)
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	b.faults.RefuseCancel(true)
 	const lost = 4
 	for n := range lost {
@@ -302,7 +294,7 @@ func TestReview04LateCommitIsWaitedFor(t *testing.T) {
 	for name, nth := range map[string]int{"StepTx": 2, "FinishTx": 4} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t, withConfig(patience))
-			b.warmDo(b.client, b.pool, b.faults)
+			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			point := atCommit(faultconn.Before)
 			point.Nth = nth
@@ -330,7 +322,7 @@ func TestReview04LateCommitWithoutLocks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t, withConfig(impatient))
 			withoutLocks(b.client)
-			b.warmDo(b.client, b.pool, b.faults)
+			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			hold := b.faults.Hold(faultconn.Point{SQL: "name: StepRecord"})
 			b.Cleanup(hold.Release)

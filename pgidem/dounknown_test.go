@@ -202,7 +202,7 @@ func TestDoLostCommit(t *testing.T) {
 	for name, c := range doCommits {
 		t.Run(name, func(t *testing.T) {
 			shared := setup(t, withPool(func(p *pgxpool.Config) { p.MaxConns = 3 }))
-			shared.warmDo(shared.client, shared.pool, shared.faults)
+			shared.warmDo(shared.client)
 			shared.faults.RefuseCancel(true)
 			other, _, _ := shared.newClient(withPool(func(p *pgxpool.Config) { p.MaxConns = 3 }))
 			for at, point := range cutPoints(c.commit) {
@@ -330,7 +330,7 @@ func TestDoUnknownBeyondTheBound(t *testing.T) {
 			t.Run(name+"/"+at, func(t *testing.T) {
 				var refuse atomic.Bool
 				b := setup(t, unreachable(&refuse)...)
-				b.warmDo(b.client, b.pool, b.faults)
+				b.warmDo(b.client)
 				b.faults.RefuseCancel(true)
 				point, known := cutPoints(c.commit)[at]
 				if !known {
@@ -369,7 +369,7 @@ func TestDoUnknownBeyondTheBound(t *testing.T) {
 func TestReleaseIsRetriedInTheBackground(t *testing.T) {
 	var refuse atomic.Bool
 	b := setup(t, unreachable(&refuse)...)
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	b.faults.RefuseCancel(true)
 	j := &passage{b: b, refusal: errDown, ran: make(map[string]int)}
 	cut := b.faults.Cut(faultconn.Point{SQL: "name: OperationRelease"})

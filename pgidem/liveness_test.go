@@ -328,7 +328,7 @@ func TestLivenessLostInTheFirstTransaction(t *testing.T) {
 			return nil
 		}
 	}))
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	b.Cleanup(func() { refuse.Store(false) })
 	lost := false
 	_, err := Do(b.Context(), b.client, b.key, func(ctx context.Context, op *Op) (string, error) {

@@ -14,7 +14,7 @@ import (
 // asserts its own instance's lock, and raises.
 func TestModel05LateReTagRaises(t *testing.T) {
 	b := setup(t, withConfig(impatient))
-	b.warmDo(b.client, b.pool, b.faults)
+	b.warmDo(b.client)
 	b.faults.RefuseCancel(true)
 	r := ride{b: b}
 	r.call = func(context.Context, StepContext) (string, error) {
@@ -203,7 +203,7 @@ func TestReview08RotationWaitsForAClaim(t *testing.T) {
 		}
 		b.must(b.observe().Exec(b.Context(), "SELECT pg_sleep(0.005)"))
 	}
-	for range 3 { // the rotation wakes the janitor while it waits; without waiting the old lock is gone by now
+	for range 3 { // without waiting the old lock is gone by now
 		sweep := b.faults.Hold(faultconn.Point{SQL: "name: OwnerRows"})
 		b.reached(sweep)
 		sweep.Release()

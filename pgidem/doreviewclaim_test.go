@@ -3,6 +3,8 @@ package pgidem
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -107,9 +109,16 @@ func TestReview08ClaimNeedsItsInstance(t *testing.T) {
 			}
 			b.must(prober.Exec(b.Context(), "SELECT pg_try_advisory_xact_lock_shared($1, $2)", high, low))
 			b.newInstance(b.client, old)
+			b.faults.Record()
 			hold.Release()
 			a := <-answers
 			b.wantResult(a.Result, a.err, rideResult, false)
+			refused := slices.ContainsFunc(b.faults.Messages(), func(m faultconn.Message) bool {
+				return m.Type == faultconn.ErrorResponse && strings.HasPrefix(m.Tag, checkViolation)
+			})
+			if !refused {
+				b.Error("the row was written for a dead instance")
+			}
 			if r.creates != c.creates || r.calls != 1 || r.ends != 1 {
 				b.Errorf("the steps ran %d, %d and %d times, want %d, 1, 1", r.creates, r.calls, r.ends, c.creates)
 			}

@@ -288,6 +288,7 @@ func async[T any](b *bundle, f func() (Result[T], error)) <-chan answer[T] {
 	b.Cleanup(func() { <-done })
 	go func() {
 		defer close(done)
+		defer close(answers) // without an answer where f has ended the test
 		result, err := f()
 		answers <- answer[T]{result, err}
 	}()

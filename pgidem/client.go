@@ -13,7 +13,7 @@ import (
 
 // Client runs operations on one database. It is safe for concurrent use; one per pool and process is right, because
 // callers of one key wait for each other in memory only within one client. It starts no goroutine before the first operation of
-// several steps; then two, which end with Close.
+// several steps; then three, which end with Close.
 type Client struct {
 	pool    *pgxpool.Pool
 	config  Config
@@ -25,6 +25,7 @@ type Client struct {
 	// Operations of several steps.
 	registry *registry
 	liveness *liveness
+	tagger   *tagger
 	janitor  *janitor
 
 	mu      sync.Mutex
@@ -63,7 +64,7 @@ func New(pool *pgxpool.Pool, config Config) (*Client, error) {
 		lockSQL:      dbsqlc.KeyLock,
 		saveFirstSQL: dbsqlc.KeySaveFirst,
 	}
-	c.registry, c.liveness, c.janitor = newRegistry(), newLiveness(c), newJanitor(c)
+	c.registry, c.liveness, c.tagger, c.janitor = newRegistry(), newLiveness(c), newTagger(c), newJanitor(c)
 	c.stop, c.cancel = context.WithCancelCause(context.Background())
 	return c, nil
 }

@@ -74,13 +74,13 @@ func (c *Client) seal(ctx context.Context, key Key, part Part, text []byte) ([]b
 	defer cancel()
 	sealed, err := c.config.Sealer.Seal(ctx, key, part, text)
 	if err != nil {
-		return nil, resultError(key, what+" cannot be sealed; everything was rolled back", err)
+		return nil, resultError(key, what+" cannot be sealed; it was not saved", err)
 	}
 	if sealed == nil {
 		sealed = []byte{} // nil would be saved as NULL, which is no result at all
 	}
 	if len(sealed) > c.config.MaxResultBytes {
-		return nil, resultError(key, fmt.Sprintf("%s is %d bytes long, Config.MaxResultBytes allows %d; everything was rolled back",
+		return nil, resultError(key, fmt.Sprintf("%s is %d bytes long, Config.MaxResultBytes allows %d; it was not saved",
 			what, len(sealed), c.config.MaxResultBytes), nil)
 	}
 	// A copy: a sealer that decrypts in place would have us save the plain text.
@@ -89,7 +89,7 @@ func (c *Client) seal(ctx context.Context, key Key, part Part, text []byte) ([]b
 		err = errors.New("it opens as other bytes than were sealed")
 	}
 	if err != nil {
-		return nil, resultError(key, what+" cannot be opened again; everything was rolled back", err)
+		return nil, resultError(key, what+" cannot be opened again; it was not saved", err)
 	}
 	return sealed, nil
 }

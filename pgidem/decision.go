@@ -128,10 +128,14 @@ func (c *Client) decide(ctx context.Context, key Key, d decision) error {
 	if err := d.carryOut(bounded, e, cl); err != nil {
 		return e.decisionError(err)
 	}
-	if err := cl.tx.Commit(bounded); err != nil {
+	switch err := cl.tx.Commit(bounded); {
+	case err == nil:
+		return nil
+	case isDefiniteAbort(err), errors.Is(err, pgx.ErrTxCommitRollback):
+		return e.decisionError(err)
+	default:
 		return &Error{Key: key, Kind: ErrUnknownOutcome, Reason: "the decision may or may not be carried out; look at the operation", Cause: err}
 	}
-	return nil
 }
 
 func (d decision) carryOut(ctx context.Context, e *execution, cl *claim) error {
@@ -163,7 +167,9 @@ func (d decision) carryOut(ctx context.Context, e *execution, cl *claim) error {
 	case "settle_step":
 		err = d.settleStep(ctx, e, cl, claim)
 	case "resume":
-		err = d.resume(ctx, e, cl)
+		if row.Error == nil { // an operation that is being undone makes no call any more
+			err = d.resume(ctx, e, cl)
+		}
 	case "release":
 		err = q.DecisionWithdraw(ctx, tx, dbsqlc.DecisionWithdrawParams{Scope: scope, ID: id})
 	}

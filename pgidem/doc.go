@@ -34,8 +34,8 @@
 //     the loss is noticed (at most another one), if the server has ended the lost connection's transaction by then. Past
 //     it ErrUnknownOutcome says so, and the same key asks again.
 //   - G8. Nothing is left after a call: no goroutine, no lock, no open transaction, and no connection beside the pool's; but from the
-//     first operation of several steps on, the client's one liveness connection and the two goroutines that keep it, until
-//     Close. [Config].Cache is memory that the caller gave.
+//     first operation of several steps on, the client's one liveness connection and the three goroutines that keep it, until
+//     Close; when that connection is lost or replaced, one more for a moment. [Config].Cache is memory that the caller gave.
 //
 // # What is not
 //
@@ -101,8 +101,8 @@
 // trip that has COMMIT. The owner is the client, a random number of 64 bits; it is alive for as long as one connection beside the pool,
 // the liveness connection, holds an advisory lock of that number. Whoever meets a running operation tries that lock: granted means dead,
 // and the operation is taken over at once. There is no lease, so a process that is only slow, or stopped, keeps what it has. When the liveness
-// connection breaks, the client draws a new number and tags the rows of what it runs with it, unless somebody was faster. Within 2 s of a
-// server's start nobody is taken for dead, so that everybody can come back first. Every [Config].PingInterval the connection is
+// connection breaks, the client draws a new number and tags the rows of what it runs with it, unless somebody was faster. Within 2 s of the
+// server's start (not of a restart by itself behind a crashed backend, nor of a promotion) nobody is taken for dead, so that everybody can come back first. Every [Config].PingInterval the connection is
 // asked whether it is there, and what could not be released or saved is tried again.
 //
 //	Do, one round trip      as for DoTx
@@ -360,7 +360,7 @@
 //
 // Only transaction-level locks and settings are used, so PgBouncer in transaction mode works. The core's tests run through
 // version 1.18 and 1.24. What works depends on its settings and on pgx's query mode (default_query_exec_mode in the
-// connection string); [Client.Probe], and a client's first DoTx, DoBatch or Reseal, refuse the rest before anything runs; InTx, MarkTx,
+// connection string); [Client.Probe], and a client's first DoTx, Do, DoBatch or Reseal, refuse the rest before anything runs; InTx, MarkTx,
 // Lookup and Forget do not ask, so call Probe at start-up where a client has nothing else:
 //
 //	pool_mode    query mode                     what happens

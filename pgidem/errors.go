@@ -12,9 +12,8 @@ var (
 	// ErrInvalidKey: the scope or the ID is empty, too long, not UTF-8, has a NUL, or was refused by Config.ValidateID.
 	// Returned by everything that takes a key, before any SQL. Do not retry.
 	ErrInvalidKey = errors.New("invalid key")
-	// ErrInProgress: somebody else runs the key and did not finish within the wait bound. Nothing was
-	// committed.
-	// Retry with the same key after [Error].RetryAfter.
+	// ErrInProgress: somebody else runs the key and did not finish within the wait bound, or a call of one of its steps may still take
+	// effect. This call has committed nothing more. Retry with the same key after [Error].RetryAfter.
 	ErrInProgress = errors.New("the key is in progress")
 	// ErrKeyReused: the key was used for another request (fingerprint), or another kind of
 	// operation. Nothing was committed. Do not retry; use a new key.
@@ -44,10 +43,11 @@ var (
 	// ErrNested: the key is already held by the operation that this call is made from, which would wait for itself.
 	ErrNested = errors.New("the key is already held by this call's own operation")
 	// ErrUnknownOutcome: the connection was lost at COMMIT, and the outcome could not be read within the bound.
-	// The operation was committed once or not at all. Ask again with the same key.
+	// The operation, or its step, was committed once or not at all. In operations of several steps also: what a call has answered
+	// could not be recorded yet, or it is not known what became of a call. Ask again with the same key.
 	ErrUnknownOutcome = errors.New("the outcome is unknown")
 	// ErrResult: a result cannot be encoded or sealed, cannot be opened or decoded again, or is too large. When it is about a new result,
-	// the operation was rolled back; when it is about a saved one, the saved bytes are still there.
+	// the operation, or its step, was rolled back, or parked where a call had been made; when it is about a saved one, the saved bytes are still there.
 	ErrResult = errors.New("the result cannot be saved or read")
 	// ErrTxEnded: the transaction of the operation was ended by hand (COMMIT, ROLLBACK, AND CHAIN, Commit, Rollback),
 	// or its Tx was used after the function returned; InTx and MarkTx: the caller's transaction has ended, or lost the
@@ -69,7 +69,7 @@ var (
 	// everywhere.
 	ErrDeadlock = errors.New("the caller's transaction was in a deadlock")
 	// ErrUnavailable: PostgreSQL cannot be reached, no connection became free, or no COMMIT succeeded. Nothing was
-	// committed. Retry later.
+	// committed; of an operation of several steps, nothing more than its recorded steps. Retry later.
 	ErrUnavailable = errors.New("PostgreSQL is unavailable")
 	// ErrReadOnly: the server is a standby or refuses writes. Nothing was committed. Connect to the primary.
 	ErrReadOnly = errors.New("the server is read-only")

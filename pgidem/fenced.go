@@ -74,10 +74,28 @@ func (op *Op) writeOnce(ctx context.Context, w write) error {
 	batch := new(pgx.Batch)
 	batch.BeginTx(claimOptions)
 	op.queueLock(ctx, batch, token)
+	var tagged *instance
+	if w.state == "" { // the operation goes on
+		tagged = op.queueTag(batch, token)
+	}
 	w.queue(batch, token)
 	batch.Queue(commit)
-	_, err = exchange(ctx, conn, batch)
+	if _, err = exchange(ctx, conn, batch); err == nil && tagged != nil {
+		op.client().claimed(op.running, tagged)
+	}
 	return err
+}
+
+// queueTag tags the row with the client's new instance, where the janitor has not come to it yet: it passes over rows that a step's
+// transaction holds, and whoever waits for that transaction would find a dead owner behind it.
+func (op *Op) queueTag(batch *pgx.Batch, token string) *instance {
+	in := op.client().liveness.get()
+	if in == nil || !op.started || !op.client().registry.stale(op.running, in.generation) {
+		return nil
+	}
+	high, low := in.halves()
+	batch.Queue(dbsqlc.OwnerRetag, high, low, in.id, op.Key().Scope, op.Key().ID, token)
+	return in
 }
 
 // queueLock waits for the key's lock within lock_timeout, so that a write never overlaps with a claim or a step's transaction.
@@ -96,7 +114,7 @@ func isDefinite(err error) bool {
 	case "", serializationFailure, deadlockDetected, lockNotAvailable, queryCanceled:
 		return false
 	}
-	return isDefiniteAbort(err)
+	return isDefiniteAbort(err) && !isOwnerless(err)
 }
 
 // find looks for a write behind which the fence was lost: it is there, and made durable, or somebody else has the operation.

@@ -53,7 +53,7 @@ func (f *foreignCall) run(ctx context.Context) error {
 	}
 	if f.at == placeIntended {
 		f.op.doubt = f.name
-		if done, err := f.settleIntent(ctx, left(f.row)); done || err != nil {
+		if done, err := f.settleIntent(ctx, f.op.script.left(f.row), nil); done || err != nil {
 			return err
 		}
 	}
@@ -70,13 +70,13 @@ func (f *foreignCall) run(ctx context.Context) error {
 		if !again {
 			return err
 		}
-		if err := sleep(ctx, wait); err != nil {
-			return err
+		if gone := sleep(ctx, wait); gone != nil {
+			return gone
 		}
 		if f.reconcile == nil {
 			continue
 		}
-		if done, err := f.settleIntent(ctx, time.Until(deadline)); done || err != nil {
+		if done, err := f.settleIntent(ctx, time.Until(deadline), err); done || err != nil {
 			return err
 		}
 	}
@@ -113,8 +113,11 @@ func (f *foreignCall) judge(ctx context.Context, try int, err error) (wait time.
 		return 0, false, f.op.lost
 	case f.intends() && f.op.begun == f.name: // the call was not started
 		return 0, false, err
-	case failureOf(err) != nil:
+	case failureOf(err) != nil: // it has not taken effect, so that nothing is left to ask about
 		f.op.doubt = ""
+		if f.intends() {
+			f.op.begun = f.name
+		}
 		return 0, false, err
 	case f.atMostOnce:
 		return 0, false, f.park(ctx, "the call has failed and must not be repeated", err)

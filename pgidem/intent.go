@@ -33,19 +33,19 @@ type Reconciled[T any] struct {
 }
 
 // settleIntent finds out what became of a call that may have been made: done is true where its result is recorded now, and both
-// are zero where the call has to be made again.
-func (f *foreignCall) settleIntent(ctx context.Context, left time.Duration) (done bool, _ error) {
+// are zero where the call has to be made again. cause is the call's own error, where it was made in this run.
+func (f *foreignCall) settleIntent(ctx context.Context, left time.Duration, cause error) (done bool, _ error) {
 	f.op.kept = true
 	if f.reconcile == nil {
 		return false, f.park(ctx, "its call may have been made and was interrupted", nil)
 	}
-	if err := f.awaitDeadline(ctx, left); err != nil {
+	if err := f.op.call.awaitDeadline(ctx, left, cause); err != nil {
 		return false, err
 	}
 	outcome, save, err := f.reconcile(ctx)
 	switch {
 	case failureOf(err) != nil: // the service has refused it for good
-		f.op.doubt = ""
+		f.op.doubt, f.op.begun = "", f.name
 		return false, err
 	case err != nil:
 		return false, err
@@ -56,20 +56,6 @@ func (f *foreignCall) settleIntent(ctx context.Context, left time.Duration) (don
 		return false, nil
 	}
 	return false, f.park(ctx, "Reconcile does not know what became of the call", nil)
-}
-
-// awaitDeadline waits until the call cannot take effect any more, within the caller's wait bound.
-func (f *foreignCall) awaitDeadline(ctx context.Context, left time.Duration) error {
-	if left <= 0 {
-		return nil
-	}
-	if time.Now().Add(left).After(f.op.call.waitUntil) {
-		return &Error{
-			Key: f.op.Key(), Kind: ErrInProgress, RetryAfter: left,
-			Reason: "an earlier call of step " + quote(f.name) + " may still take effect",
-		}
-	}
-	return sleep(ctx, left)
 }
 
 // park leaves the operation to an operator, because of the call of a step. Where no intent was committed for it, it is now: nobody may make the

@@ -7,9 +7,9 @@ import (
 )
 
 // rotationPause is how long a rotation waits between two looks at what is not tagged yet.
-const rotationPause = 20 * time.Millisecond
+const rotationPause = 50 * time.Millisecond
 
-// keep holds an instance for as long as the client is open or something runs on it. It and the janitor are the client's only
+// keep holds an instance for as long as the client is open or something runs on it. It, the tagger and the janitor are the client's only
 // goroutines, and they begin with the first operation of several steps.
 func (l *liveness) keep() {
 	defer close(l.done)
@@ -19,6 +19,12 @@ func (l *liveness) keep() {
 		defer cancel()
 		l.client.janitor.work(ctx)
 	}()
+	tagged := make(chan struct{})
+	go func() {
+		defer close(tagged)
+		l.client.tagger.work(ctx)
+	}()
+	defer func() { <-tagged }()
 	for failed := 0; ctx.Err() == nil; {
 		in, err := l.connect(ctx)
 		if err != nil {
@@ -30,7 +36,7 @@ func (l *liveness) keep() {
 		failed = 0
 		l.publish(in, true, nil)
 		for in != nil {
-			l.client.janitor.wake()
+			l.client.tagger.wake()
 			in = l.watch(ctx, in)
 		}
 	}
@@ -87,10 +93,16 @@ func (l *liveness) rotate(ctx context.Context, old *instance) *instance {
 		return nil // the old one still works; the next rotation tries again
 	}
 	l.publish(next, false, nil)
-	for l.client.registry.behind(next.generation) && !old.conn.IsClosed() {
-		l.client.janitor.wake()
-		if !next.quiet(ctx, rotationPause) {
+	l.client.tagger.wake()
+	for pinged := time.Now(); l.client.registry.behind(next.generation) && !old.conn.IsClosed(); {
+		if !next.quiet(ctx, rotationPause) || ctx.Err() != nil {
 			break
+		}
+		if time.Since(pinged) > l.client.config.PingInterval {
+			if next.ping(ctx) != nil {
+				break
+			}
+			pinged = time.Now()
 		}
 	}
 	return next

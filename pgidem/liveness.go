@@ -36,7 +36,7 @@ func (in *instance) halves() (high, low int32) {
 }
 
 // liveness keeps the client's instance: one connection outside the pool, from the first operation of several steps on. When that
-// connection breaks, the client looks dead to everybody; liveness makes a new instance, and the janitor tags with it what runs here.
+// connection breaks, the client looks dead to everybody; liveness makes a new instance, and the tagger tags with it what runs here.
 type liveness struct {
 	client *Client
 

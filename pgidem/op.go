@@ -27,7 +27,7 @@ type Op struct {
 	first   *claim // StartsWithTx: the transaction of the claim, for the first step
 	kept    bool   // something may have happened that the row must remember when it is released
 	carried chore  // saves what a foreign call has answered, where that could not be written
-	begun   string // the step whose intent is committed, but whose call was not started
+	begun   string // the step whose intent is committed, but whose call was not started, or was refused for good
 	doubt   string // the step whose call may have taken effect, which nobody knows yet; only where an intent says so
 
 	// How it ends. The first of these that is set decides.
@@ -68,12 +68,12 @@ type step struct {
 	inside  bool // the caller's code runs
 }
 
-// begin admits a step, or says why not. The caller must leave where it returns no error.
-func (op *Op) begin(ctx context.Context, name string, former []string, passed bool) (*step, error) {
+// begin admits a step, or says why not; wrong is what its options are refused for. The caller must leave where it returns no error.
+func (op *Op) begin(ctx context.Context, name, wrong string, former []string, passed bool) (*step, error) {
 	if !op.lock.TryLock() {
 		return nil, op.misuse("step %q: another step of the operation runs; steps come one after another, and not inside each other", name)
 	}
-	s, err := op.admit(ctx, name, former, passed)
+	s, err := op.admit(ctx, name, wrong, former, passed)
 	if err != nil {
 		op.lock.Unlock()
 		return nil, err
@@ -81,7 +81,7 @@ func (op *Op) begin(ctx context.Context, name string, former []string, passed bo
 	return s, nil
 }
 
-func (op *Op) admit(ctx context.Context, name string, former []string, passed bool) (*step, error) {
+func (op *Op) admit(ctx context.Context, name, wrong string, former []string, passed bool) (*step, error) {
 	switch {
 	case op.ended:
 		return nil, op.misuse("step %q: the operation's function has returned", name)
@@ -94,7 +94,10 @@ func (op *Op) admit(ctx context.Context, name string, former []string, passed bo
 	case op.failed != nil:
 		return nil, op.failed
 	}
-	if wrong := op.script.validate(name); wrong != "" {
+	if wrong == "" {
+		wrong = op.script.validate(name)
+	}
+	if wrong != "" {
 		return nil, op.fail(op.misuse("%s", wrong))
 	}
 	if ctx.Err() != nil { // before the step counts as asked for

@@ -28,7 +28,7 @@ func (e *execution) start(ctx context.Context, cl *claim) (outcome, error) {
 		return e.operate(ctx, op)
 	}
 	batch := new(pgx.Batch)
-	op.queueStart(batch, cl, in)
+	op.queueStart(ctx, batch, cl, in)
 	batch.Queue(commit)
 	if err := e.commit(ctx, cl, batch); err != nil {
 		e.client.registry.leave(op.running)
@@ -40,9 +40,9 @@ func (e *execution) start(ctx context.Context, cl *claim) (outcome, error) {
 }
 
 // queueStart queues the operation's row, and makes room for it where an expired one is there.
-func (op *Op) queueStart(batch *pgx.Batch, cl *claim, in *instance) {
+func (op *Op) queueStart(ctx context.Context, batch *pgx.Batch, cl *claim, in *instance) {
 	e := op.call
-	batch.Queue(dbsqlc.TxBound, strconv.FormatInt(e.client.config.LockTimeout.Milliseconds(), 10)) // a mark's row is inserted without the lock
+	batch.Queue(dbsqlc.TxBound, e.lockTimeout(ctx, e.waitUntil)) // a mark's row is inserted without the lock
 	if cl.row.found {
 		batch.Queue(dbsqlc.KeyDropExpired, e.key.Scope, e.key.ID)
 	}
@@ -85,7 +85,7 @@ func (e *execution) runBody(ctx context.Context, op *Op) (savedLater, error) {
 	return e.steps.body(ctx, op)
 }
 
-// onLoss says how to end the function's context when somebody else takes the operation over, which the janitor may have noticed already.
+// onLoss says how to end the function's context when somebody else takes the operation over, which the tagger may have noticed already.
 func (op *Op) onLoss(cancel context.CancelCauseFunc) {
 	op.client().registry.onLoss(op.running, cancel)
 }
@@ -161,8 +161,14 @@ func (op *Op) unfit(failure *Failure, cause error) error {
 
 // failFor ends an operation for good, behind its undos if it has some.
 func (op *Op) failFor(ctx, opCtx context.Context, failure *Failure, cause error) (outcome, error) {
+	if cl := op.first; cl != nil { // nothing was done in the claim's transaction, which can save it
+		op.first = nil
+		op.client().registry.leave(op.running)
+		op.call.failure = failure
+		return op.call.finishFresh(ctx, cl, stateFailed, nil)
+	}
 	if !op.started {
-		op.release(ctx)
+		_ = op.release(ctx)
 		op.call.failure = failure
 		return outcome{}, again{saveFailure, cause}
 	}
@@ -232,7 +238,7 @@ func (op *Op) unfinished(ctx context.Context, err error) error {
 	e := op.call
 	e.unknown = doubt.error
 	e.settleBy = time.Now().Add(2 * e.client.config.FinishBound)
-	op.release(ctx)
+	_ = op.release(ctx)
 	return again{takenOver, &Error{
 		Key: e.key, Kind: ErrUnknownOutcome, Cause: doubt.error,
 		Reason: "the outcome was sent, and could not be read since; ask again with the same key",
@@ -259,7 +265,7 @@ func (e *execution) finishFresh(ctx context.Context, cl *claim, state string, re
 	op.life = cl.token
 	defer e.client.registry.leave(op.running)
 	batch := new(pgx.Batch)
-	op.queueStart(batch, cl, in)
+	op.queueStart(ctx, batch, cl, in)
 	batch.Queue(dbsqlc.OperationFinish, state, result, out.savedFailure, interval(e.ttl), e.key.Scope, e.key.ID, stateRunning, cl.token)
 	batch.Queue(commit)
 	if err := e.commit(ctx, cl, batch); err != nil {
@@ -291,16 +297,16 @@ func (op *Op) giveUp(ctx context.Context, err error) error {
 		registry.leave(op.running)
 		return op.stopped
 	}
-	op.release(ctx)
-	if op.lost != nil {
-		return again{takenOver, op.lost}
+	if lost := op.release(ctx); lost != nil {
+		return again{takenOver, lost}
 	}
 	return err
 }
 
-// release gives the row back. Where that does not come through, the janitor goes on trying, while whoever asks for the key in this
-// process may take it over at once; but not where an intent must be taken back with it, which would park the operation.
-func (op *Op) release(ctx context.Context) {
+// release gives the row back, and returns an error only where somebody else has it. Where it does not come through, the janitor goes on
+// trying, while whoever asks for the key in this process may take it over at once; but not where an intent must be taken back with it,
+// which would park the operation.
+func (op *Op) release(ctx context.Context) (lost error) {
 	registry := op.client().registry
 	if op.first != nil {
 		op.first.rollback(ctx)
@@ -308,7 +314,7 @@ func (op *Op) release(ctx context.Context) {
 	}
 	if !op.started {
 		registry.leave(op.running)
-		return
+		return nil
 	}
 	w := write{state: stateReleased, queue: func(b *pgx.Batch, token string) {
 		op.queueWithdraw(b, token)
@@ -326,12 +332,13 @@ func (op *Op) release(ctx context.Context) {
 		return true
 	}
 	if done(ctx) {
-		return
+		return op.lost
 	}
 	if op.begun == "" {
 		registry.leave(op.running)
 	}
-	op.client().janitor.add(done)
+	op.client().janitor.add(done) // which has the operation from here on
+	return nil
 }
 
 // queueWithdraw takes back the intent of a call that was not started.

@@ -50,7 +50,7 @@ type ProbeReport struct {
 // strings that lead to several servers. It opens one connection beside the pool, with the pool's settings, and closes it
 // again. It takes [Config].FinishBound at most.
 //
-// A client probes once by itself, before its first [DoTx], [DoBatch] or [Client.Reseal] that goes to the database; [InTx], [MarkTx],
+// A client probes once by itself, before its first [DoTx], [Do], [DoBatch] or [Client.Reseal] that goes to the database; [InTx], [MarkTx],
 // [Lookup] and [Client.Forget] never do. Call Probe to learn of a problem at start-up, and for the warnings. Returns ErrUnavailable, ErrReadOnly, ErrSchema, ErrLocks, ErrPooler or ErrClosed, and what was found
 // until then.
 func (c *Client) Probe(ctx context.Context) (ProbeReport, error) {

@@ -18,7 +18,7 @@ type running struct {
 
 	// Under registry.mu.
 	cancel     func(cause error) // ends the context of its function
-	lost       error             // somebody else has it, as the janitor has found
+	lost       error             // somebody else has it, as the tagger has found
 	tokens     []string          // newest last
 	claimed    bool              // its row is committed, so it can be re-tagged
 	generation uint64            // of the instance that its row is tagged with
@@ -112,6 +112,13 @@ func (g *registry) untagged(generation uint64) []*running {
 		}
 	}
 	return old
+}
+
+// stale reports whether r's row is tagged with an older instance than that of generation.
+func (g *registry) stale(r *running, generation uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return r.claimed && r.generation < generation
 }
 
 // behind reports whether an operation is, or is about to be, tagged with an older instance than that of generation.

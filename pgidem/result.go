@@ -35,7 +35,7 @@ func encodeResult[T any](ctx context.Context, c *Client, key Key, value T) (enco
 func encodePart[T any](ctx context.Context, c *Client, key Key, part Part, value T) (encoded[T], error) {
 	text, err := c.config.Codec.Encode(value)
 	if err != nil {
-		return encoded[T]{}, resultError(key, "the new "+string(part)+" cannot be encoded; everything was rolled back", err)
+		return encoded[T]{}, resultError(key, "the new "+string(part)+" cannot be encoded; it was not saved", err)
 	}
 	saved, err := c.seal(ctx, key, part, text)
 	if err != nil {
@@ -43,7 +43,7 @@ func encodePart[T any](ctx context.Context, c *Client, key Key, part Part, value
 	}
 	var decoded T
 	if err := c.config.Codec.Decode(text, &decoded); err != nil {
-		return encoded[T]{}, resultError(key, "the new "+string(part)+" cannot be decoded again; everything was rolled back", err)
+		return encoded[T]{}, resultError(key, "the new "+string(part)+" cannot be decoded again; it was not saved", err)
 	}
 	return encoded[T]{decoded, saved}, nil
 }

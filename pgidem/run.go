@@ -67,12 +67,13 @@ func (e *execution) settleFailure(ctx context.Context) (outcome, error) {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.client.config.FinishBound)
 	defer cancel()
 	e.waitUntil = time.Now().Add(e.client.config.FinishBound)
+	unsaved := e.unsaved("could not be saved within Config.FinishBound")
 	out, err := e.settle(bounded)
 	var explained *Error
 	if errors.Is(err, ErrInProgress) || err != nil && bounded.Err() != nil && !errors.As(err, &explained) {
 		err = &Error{
 			Key: e.key, Kind: ErrUnavailable, Cause: err,
-			Reason: e.unsaved("could not be saved within Config.FinishBound"),
+			Reason: unsaved,
 		}
 	}
 	return out, err

@@ -19,6 +19,7 @@ const undoPrefix = "undo/"
 // for the recorded steps by their names and in their order; a release that changes it has to say how old records are to be read.
 type script struct {
 	saved   []dbsqlc.OperationStepsRow // as read at the claim, in order
+	read    time.Time                  // when that was
 	removed []string                   // recorded steps that the function need not ask for
 	asked   []string                   // in this run
 	next    int                        // of saved, to be asked for
@@ -104,8 +105,12 @@ func (s *script) unasked() string {
 }
 
 // left is how long a call that was intended may still take effect.
-func left(step dbsqlc.OperationStepsRow) time.Duration {
-	return time.Duration(max(0, step.SecondsLeft) * float64(time.Second))
+func (s *script) left(step dbsqlc.OperationStepsRow) time.Duration {
+	return secondsLeft(step.SecondsLeft) - time.Since(s.read)
+}
+
+func secondsLeft(seconds float64) time.Duration {
+	return time.Duration(max(0, seconds) * float64(time.Second))
 }
 
 // validate refuses a name that could not be told from another, or that the database could not keep.

@@ -2,6 +2,7 @@ package pgidem
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -18,7 +19,8 @@ type StepOpts[T any] struct {
 	// calls again, with the same key. See [Reconciled].
 	Reconcile func(ctx context.Context, s StepContext) (Reconciled[T], error)
 	// Retry says whether to call again in place after the try-th call (from 1) has returned a transient error, and how long to wait
-	// before. nil never does: the error goes to the operation's function.
+	// before. nil never does: the error goes to the operation's function. With Reconcile, that is asked before each further call, and
+	// so not before the deadline of the one before: set a Timeout well below the wait bound.
 	Retry func(try int, err error) (wait time.Duration, again bool)
 	// Undo takes the step back when the operation fails for good behind it: a call like a step's, at least once, with a key of
 	// its own. Of Undo and UndoTx one may be set.
@@ -63,11 +65,11 @@ func (s StepContext) Attempt() int { return s.op.Attempt() }
 // ErrResult, ErrInProgress (a call whose deadline is not over), ErrUnavailable, and ErrUnknownOutcome where the result could not be recorded yet.
 func Step[T any](ctx context.Context, op *Op, name string, fn func(ctx context.Context, s StepContext) (T, error), opts ...*StepOpts[T]) (T, error) {
 	var value T
-	o, err := stepOptions(op, name, fn == nil, opts)
+	o, wrong, err := stepOptions(op, name, fn == nil, opts)
 	if err != nil {
 		return value, err
 	}
-	s, err := op.begin(ctx, name, o.FormerNames, o.TreatAsDone != nil)
+	s, err := op.begin(ctx, name, wrong, o.FormerNames, o.TreatAsDone != nil)
 	if err != nil {
 		return value, err
 	}
@@ -110,28 +112,29 @@ func Step[T any](ctx context.Context, op *Op, name string, fn func(ctx context.C
 	return value, nil
 }
 
-// stepOptions refuses what contradicts itself.
-func stepOptions[T any](op *Op, name string, noFunction bool, opts []*StepOpts[T]) (StepOpts[T], error) {
-	var o StepOpts[T]
+// stepOptions says in wrong what contradicts itself.
+func stepOptions[T any](op *Op, name string, noFunction bool, opts []*StepOpts[T]) (o StepOpts[T], wrong string, err error) {
 	if op == nil {
-		return o, &Error{Kind: ErrOpMisuse, Reason: "a step needs the Op that the operation's function was given"}
+		return o, "", &Error{Kind: ErrOpMisuse, Reason: "a step needs the Op that the operation's function was given"}
 	}
 	if len(opts) > 0 && opts[0] != nil {
 		o = *opts[0]
 	}
 	switch {
 	case noFunction, len(opts) > 1:
-		return o, op.fail(op.misuse("step %q needs a function and at most one StepOpts", name))
+		wrong = "needs a function and at most one StepOpts"
 	case o.AtMostOnce && o.Reconcile != nil:
-		return o, op.fail(op.misuse("step %q: of AtMostOnce and Reconcile one can be set", name))
+		wrong = "of AtMostOnce and Reconcile one can be set"
 	case o.AtMostOnce && o.Retry != nil:
-		return o, op.fail(op.misuse("step %q: AtMostOnce leaves nothing to Retry", name))
+		wrong = "AtMostOnce leaves nothing to Retry"
 	case o.Undo != nil && o.UndoTx != nil:
-		return o, op.fail(op.misuse("step %q: of Undo and UndoTx one can be set", name))
+		wrong = "of Undo and UndoTx one can be set"
 	case o.Timeout < 0:
-		return o, op.fail(op.misuse("step %q: Timeout is %v", name, o.Timeout))
+		wrong = fmt.Sprintf("Timeout is %v", o.Timeout)
+	default:
+		return o, "", nil
 	}
-	return o, nil
+	return o, fmt.Sprintf("step %q: %s", name, wrong), nil
 }
 
 // replayStep returns what a recorded step has returned.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"time"
 
@@ -22,14 +23,14 @@ import (
 // Besides fn's errors and ctx's cause it returns what [Step] does but ErrInProgress and ErrParked, and ErrTxEnded, ErrTxAborted and ErrTxConcurrent as DoTx.
 func StepTx[T any](ctx context.Context, op *Op, name string, fn func(ctx context.Context, tx Tx) (T, error), opts ...*StepOpts[T]) (T, error) {
 	var none T
-	o, err := stepOptions(op, name, fn == nil, opts)
+	o, wrong, err := stepOptions(op, name, fn == nil, opts)
 	if err != nil {
 		return none, err
 	}
 	if o.AtMostOnce || o.Reconcile != nil || o.Retry != nil || o.Timeout != 0 {
-		return none, op.fail(op.misuse("step %q: AtMostOnce, Reconcile, Retry and Timeout are for Step; a transaction leaves no doubt", name))
+		wrong = "step " + quote(name) + ": AtMostOnce, Reconcile, Retry and Timeout are for Step; a transaction leaves no doubt"
 	}
-	s, err := op.begin(ctx, name, o.FormerNames, o.TreatAsDone != nil)
+	s, err := op.begin(ctx, name, wrong, o.FormerNames, o.TreatAsDone != nil)
 	if err != nil {
 		return none, err
 	}
@@ -59,13 +60,14 @@ func StepTx[T any](ctx context.Context, op *Op, name string, fn func(ctx context
 // Errors are those of [StepTx].
 func FinishTx[T any](ctx context.Context, op *Op, name string, fn func(ctx context.Context, tx Tx) (T, error)) (T, error) {
 	var none T
-	if _, err := stepOptions[T](op, name, fn == nil, nil); err != nil {
+	_, wrong, err := stepOptions[T](op, name, fn == nil, nil)
+	if err != nil {
 		return none, err
 	}
 	if of := reflect.TypeFor[T](); of != op.call.steps.result {
-		return none, op.fail(op.misuse("FinishTx %q returns %v, but the operation's result is %v", name, of, op.call.steps.result))
+		wrong = fmt.Sprintf("FinishTx %q returns %v, but the operation's result is %v", name, of, op.call.steps.result)
 	}
-	s, err := op.begin(ctx, name, nil, false)
+	s, err := op.begin(ctx, name, wrong, nil, false)
 	if err != nil {
 		return none, err
 	}
@@ -138,7 +140,12 @@ func (t *stepTx) settle(ctx context.Context) (saved []byte, err error) {
 				return nil, a.error
 			}
 			err = pause(ctx, reruns)
-		case brokenClaim, busy:
+		case busy:
+			if !time.Now().Before(t.op.call.waitUntil) {
+				return nil, t.op.call.inProgress("somebody else holds it", a.error)
+			}
+			err = pause(ctx, 1)
+		case brokenClaim:
 			if broken++; broken > maxRounds {
 				return nil, t.op.unwritten(a.error, "the transaction of step "+quote(t.name)+" could not begin")
 			}
@@ -169,7 +176,7 @@ func (t *stepTx) settle(ctx context.Context) (saved []byte, err error) {
 // turn runs the transaction once.
 func (t *stepTx) turn(ctx context.Context) ([]byte, error) {
 	if !t.op.started && t.op.first == nil { // an earlier turn has rolled the claim back
-		if saved, err := t.settleCommit(ctx, nil); err != nil || saved != nil {
+		if saved, err := t.claimAnew(ctx); err != nil || saved != nil {
 			return saved, err
 		}
 	}
@@ -246,11 +253,14 @@ func (t *stepTx) commit(ctx context.Context, cl *claim, result []byte, last []st
 	op, e := t.op, t.op.call
 	batch := new(pgx.Batch)
 	if !op.started {
-		if t.startedBy = e.client.liveness.get(); t.startedBy == nil {
+		in := e.client.liveness.get()
+		if in == nil {
 			return again{noOwner, errors.New("the liveness connection is lost")}
 		}
-		op.queueStart(batch, cl, t.startedBy)
+		t.startedBy = in
+		op.queueStart(ctx, batch, cl, in)
 	}
+	tagged := op.queueTag(batch, cl.token)
 	for _, s := range last {
 		batch.Queue(s.sql, s.args...)
 	}
@@ -269,10 +279,13 @@ func (t *stepTx) commit(ctx context.Context, cl *claim, result []byte, last []st
 	}
 	failed, err := exchange(bounded, cl.conn, batch)
 	if err != nil {
-		return t.commitError(cl, err, failed == at, failed == dbsqlc.OperationStart)
+		return t.commitError(cl, err, failed == at, failed == dbsqlc.OperationStart || failed == dbsqlc.OwnerRetag)
 	}
 	if !op.started {
-		e.client.claimed(op.running, t.startedBy)
+		tagged = t.startedBy
+	}
+	if tagged != nil {
+		e.client.claimed(op.running, tagged)
 	}
 	t.recorded(result)
 	return nil
@@ -340,6 +353,20 @@ func (t *stepTx) settleCommit(ctx context.Context, cause error) (saved []byte, e
 			return nil, err
 		}
 	}
+}
+
+// claimAnew takes the key again where the claim's own transaction was rolled back before anything was committed.
+func (t *stepTx) claimAnew(ctx context.Context) ([]byte, error) {
+	saved, err := t.findCommit(ctx)
+	switch {
+	case err == nil, t.op.lost != nil:
+		return saved, err
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case isWaitOver(err):
+		return nil, again{busy, err}
+	}
+	return nil, again{brokenClaim, err}
 }
 
 // findCommit returns what was committed, nil where nothing was and the step may run again.

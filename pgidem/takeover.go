@@ -51,6 +51,9 @@ func (e *execution) meet(ctx context.Context, cl *claim) (outcome, error) {
 	case ctx.Err() != nil:
 		cl.rollback(ctx)
 		return outcome{}, context.Cause(ctx)
+	case s.CallSecondsLeft > 0: // asking about the call has no sense yet, and a claim would cost an attempt
+		cl.rollback(ctx)
+		return outcome{}, e.awaitCall(ctx, secondsLeft(s.CallSecondsLeft))
 	case int(s.Attempt-s.AttemptsForgiven) >= e.steps.opts.MaxAttempts && !e.ours(s):
 		return outcome{}, e.parkExhausted(ctx, cl, s)
 	}
@@ -88,6 +91,26 @@ func (e *execution) judge(s seen) verdict {
 	}
 }
 
+// awaitCall waits until a call that may have been made cannot take effect any more, within the wait bound.
+func (e *execution) awaitCall(ctx context.Context, left time.Duration) error {
+	e.taken()
+	if err := e.awaitDeadline(ctx, left, nil); err != nil {
+		return err
+	}
+	return again{changed, nil}
+}
+
+// awaitDeadline is the same for the owner, who may have made the call itself: cause is what it was told.
+func (e *execution) awaitDeadline(ctx context.Context, left time.Duration, cause error) error {
+	if time.Now().Add(left).After(e.waitUntil) {
+		return &Error{
+			Key: e.key, Kind: ErrInProgress, RetryAfter: left, Cause: asTransient(cause),
+			Reason: "a call of one of its steps may still take effect until then",
+		}
+	}
+	return sleep(ctx, left)
+}
+
 func (c *Client) isOwner(owner *int64) bool {
 	in := c.liveness.get()
 	return in != nil && owner != nil && *owner == in.id
@@ -99,7 +122,7 @@ func (e *execution) awaitOwner(ctx context.Context, s seen) error {
 	e.taken()
 	for tries := 1; ; tries++ {
 		if !time.Now().Before(e.waitUntil) {
-			return e.inProgress("its owner is alive and works on it", nil)
+			return e.inProgress(s.inWhoseHands(), nil)
 		}
 		bounded, cancel := context.WithDeadline(ctx, e.waitUntil)
 		_ = pause(bounded, tries)
@@ -114,13 +137,25 @@ func (e *execution) awaitOwner(ctx context.Context, s seen) error {
 	}
 }
 
+func (s seen) inWhoseHands() string {
+	if s.ServerYoung && !s.OwnerAlive {
+		return "the server has just started, and its owner may come back"
+	}
+	return "its owner is alive and works on it"
+}
+
 func (e *execution) poll(ctx context.Context, s seen) (same bool, err error) {
 	if e.client.isOwner(s.Owner) && !e.client.registry.has(s.claim) {
 		return false, nil
 	}
-	conn, err := e.acquire(ctx, e.waitUntil)
-	if err != nil {
-		return false, err
+	bounded, cancel := context.WithDeadline(ctx, e.waitUntil.Add(deadlineMargin)) // a last look also where the bound has just ended
+	defer cancel()
+	conn, err := e.client.pool.Acquire(bounded)
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case err != nil:
+		return true, nil //nolint:nilerr // Another try where there is time left.
 	}
 	defer conn.Release()
 	same, err = dbsqlc.New().OperationPoll(ctx, conn, dbsqlc.OperationPollParams{
@@ -146,6 +181,7 @@ func (e *execution) take(ctx context.Context, cl *claim, s seen) (outcome, error
 		QueryRow(func(row pgx.Row) error { return row.Scan(&op.attempt, nil) })
 	batch.Queue(dbsqlc.OperationSteps, e.key.Scope, e.key.ID).
 		Query(func(rows pgx.Rows) (err error) {
+			op.script.read = time.Now()
 			op.script.saved, err = pgx.CollectRows(rows, pgx.RowToStructByPos[dbsqlc.OperationStepsRow])
 			return err
 		})
@@ -159,6 +195,7 @@ func (e *execution) take(ctx context.Context, cl *claim, s seen) (outcome, error
 		return outcome{}, err
 	}
 	e.client.claimed(op.running, in)
+	e.failure = nil // another caller has begun since, and it is its record that counts
 	e.unknown = nil // an earlier claim whose answer was lost is replaced by this one
 	op.life = formatUUID(s.Life.Bytes)
 	op.resumed = s.RecoveryPoint
@@ -178,7 +215,7 @@ func (e *execution) take(ctx context.Context, cl *claim, s seen) (outcome, error
 func (c *Client) claimed(r *running, in *instance) {
 	c.registry.confirm(r, in.generation)
 	if now := c.liveness.get(); now == nil || now.generation != in.generation {
-		c.janitor.wake()
+		c.tagger.wake()
 	}
 }
 

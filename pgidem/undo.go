@@ -76,7 +76,7 @@ func (op *Op) undoAll(ctx context.Context) error {
 
 // asTransient hides from [errors.As] that an undo called its own error definite: nothing is saved for it.
 func asTransient(err error) error {
-	if failureOf(err) == nil {
+	if err == nil || failureOf(err) == nil {
 		return err
 	}
 	return &hiddenError{err}

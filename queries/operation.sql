@@ -6,7 +6,11 @@ SELECT state::text AS state, claim, owner, attempt, attempts_forgiven, coalesce(
        coalesce(NOT pg_try_advisory_xact_lock_shared(
            (owner >> 32)::integer,
            ((owner & 4294967295) - CASE WHEN owner & 2147483648 = 0 THEN 0 ELSE 4294967296 END)::integer), false)::boolean AS owner_alive,
-       (clock_timestamp() - pg_postmaster_start_time() < interval '2 seconds')::boolean AS server_young
+       (clock_timestamp() - pg_postmaster_start_time() < interval '2 seconds')::boolean AS server_young,
+       coalesce((SELECT date_part('epoch', s.deadline) - date_part('epoch', clock_timestamp())
+                 FROM idempotency_steps AS s
+                 WHERE s.scope = @scope::text AND s.id = @id::text AND s.recorded_at IS NULL
+                 LIMIT 1), 0)::float8 AS call_seconds_left
 FROM idempotency_keys
 WHERE scope = @scope::text AND id = @id::text;
 

@@ -17,6 +17,17 @@ FROM (SELECT scope, id
 WHERE k.scope = free.scope AND k.id = free.id
 RETURNING k.owner;
 
+-- OwnerRelease releases a row that nobody works on. It does not wait: what holds the row is a write that may settle it.
+-- name: OwnerRelease :exec
+UPDATE idempotency_keys AS k
+SET state = 'released', owner = NULL, updated_at = clock_timestamp()
+FROM (SELECT scope, id
+      FROM idempotency_keys
+      WHERE scope = @scope::text AND id = @id::text
+        AND state IN ('running', 'undoing') AND claim = CAST(@claim::text AS uuid)
+      FOR UPDATE SKIP LOCKED) AS free
+WHERE k.scope = free.scope AND k.id = free.id;
+
 -- OwnerRows lists what an instance has in its hands, by the rows.
 -- name: OwnerRows :many
 SELECT scope, id, claim, state::text AS state

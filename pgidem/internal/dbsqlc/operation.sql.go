@@ -222,7 +222,11 @@ SELECT state::text AS state, claim, owner, attempt, attempts_forgiven, coalesce(
        coalesce(NOT pg_try_advisory_xact_lock_shared(
            (owner >> 32)::integer,
            ((owner & 4294967295) - CASE WHEN owner & 2147483648 = 0 THEN 0 ELSE 4294967296 END)::integer), false)::boolean AS owner_alive,
-       (clock_timestamp() - pg_postmaster_start_time() < interval '2 seconds')::boolean AS server_young
+       (clock_timestamp() - pg_postmaster_start_time() < interval '2 seconds')::boolean AS server_young,
+       coalesce((SELECT date_part('epoch', s.deadline) - date_part('epoch', clock_timestamp())
+                 FROM idempotency_steps AS s
+                 WHERE s.scope = $1::text AND s.id = $2::text AND s.recorded_at IS NULL
+                 LIMIT 1), 0)::float8 AS call_seconds_left
 FROM idempotency_keys
 WHERE scope = $1::text AND id = $2::text
 `
@@ -244,6 +248,7 @@ type OperationReadRow struct {
 	Parked           []byte
 	OwnerAlive       bool
 	ServerYoung      bool
+	CallSecondsLeft  float64
 }
 
 // OperationRead reads what a caller must know of an unfinished operation before it may take it over: whether its owner
@@ -263,6 +268,7 @@ func (q *Queries) OperationRead(ctx context.Context, db DBTX, arg OperationReadP
 		&i.Parked,
 		&i.OwnerAlive,
 		&i.ServerYoung,
+		&i.CallSecondsLeft,
 	)
 	return i, err
 }

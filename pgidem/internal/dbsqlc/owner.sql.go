@@ -44,6 +44,29 @@ func (q *Queries) OwnerOf(ctx context.Context, db DBTX, arg OwnerOfParams) (Owne
 	return i, err
 }
 
+const OwnerRelease = `-- name: OwnerRelease :exec
+UPDATE idempotency_keys AS k
+SET state = 'released', owner = NULL, updated_at = clock_timestamp()
+FROM (SELECT scope, id
+      FROM idempotency_keys
+      WHERE scope = $1::text AND id = $2::text
+        AND state IN ('running', 'undoing') AND claim = CAST($3::text AS uuid)
+      FOR UPDATE SKIP LOCKED) AS free
+WHERE k.scope = free.scope AND k.id = free.id
+`
+
+type OwnerReleaseParams struct {
+	Scope string
+	ID    string
+	Claim string
+}
+
+// OwnerRelease releases a row that nobody works on. It does not wait: what holds the row is a write that may settle it.
+func (q *Queries) OwnerRelease(ctx context.Context, db DBTX, arg OwnerReleaseParams) error {
+	_, err := db.Exec(ctx, OwnerRelease, arg.Scope, arg.ID, arg.Claim)
+	return err
+}
+
 const OwnerRetag = `-- name: OwnerRetag :one
 UPDATE idempotency_keys AS k
 SET owner = CASE WHEN NOT pg_try_advisory_xact_lock_shared($1::integer, $2::integer) THEN $3::bigint END

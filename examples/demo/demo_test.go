@@ -8,28 +8,46 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgidem/pgidem/internal/devpg"
 )
 
-func TestMain(m *testing.M) { devpg.Main(m) }
-
-// telling hands a run's events to both printers, and calls at when a step begins.
-type telling struct {
-	story
-	document
-	at func(step int)
+func TestMain(m *testing.M) {
+	if os.Getenv(envDemo) != "" {
+		main()
+		return
+	}
+	devpg.Main(m)
 }
 
-func (t telling) begin()               { t.story.begin() }
-func (t telling) world(r report)       { t.story.world(r) }
-func (t telling) outcome(s stepReport) { t.story.outcome(s) }
+// envDemo makes this executable the demo.
+const envDemo = "PGIDEM_TEST_DEMO"
+
+// telling hands a run's events to both printers, and calls the test's functions when a step begins and a ride is over.
+type telling struct {
+	story
+	document document
+	atStep   func(number int)
+	atRide   func(number int)
+}
 
 func (t telling) step(number int, title string) {
 	t.story.step(number, title)
-	t.at(number)
+	if t.atStep != nil {
+		t.atStep(number)
+	}
+}
+
+func (t telling) ran(r rideRun) {
+	t.story.ran(r)
+	if t.atRide != nil {
+		t.atRide(r.Number)
+	}
 }
 
 func (t telling) end(r report) {
@@ -37,21 +55,26 @@ func (t telling) end(r report) {
 	t.document.end(r)
 }
 
+func lastLine(text *bytes.Buffer) string {
+	whole := strings.TrimSpace(text.String())
+	return whole[strings.LastIndex(whole, "\n")+1:]
+}
+
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	var text, object bytes.Buffer
-	to := telling{newStory(&text), document{&object}, func(int) {}}
+	to := telling{story: newStory(&text), document: document{&object}}
 	if err := tell(t.Context(), new(world), to); err != nil {
 		t.Fatalf("%v\n%s", err, &text)
 	}
 	t.Logf("\n%s", &text)
 
-	last := text.String()[strings.LastIndex(strings.TrimSpace(text.String()), "\n")+1:]
-	if !strings.HasPrefix(last, "demo: ok, 29 requests, 1 crash, 4 operations, 3 charges (") {
+	const want = "demo: ok runs=20 resumed=20 charges_missing=0 charges_doubled=0 ledger_missing=0 ledger_doubled=0 takeover_max_ms="
+	if last := lastLine(&text); !strings.HasPrefix(last, want) {
 		t.Errorf("the last line is %q", last)
 	}
-	for line := range strings.Lines(text.String()) {
-		if n := len(strings.TrimSuffix(line, "\n")); n > width+4 {
+	for line := range strings.Lines(strings.TrimSuffix(text.String(), lastLine(&text)+"\n")) {
+		if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > width+4 {
 			t.Errorf("a line is %d characters long: %s", n, line)
 		}
 	}
@@ -59,9 +82,98 @@ func TestDemo(t *testing.T) {
 	if err := json.Unmarshal(object.Bytes(), &r); err != nil {
 		t.Fatalf("%v\n%s", err, &object)
 	}
-	if !r.OK || r.Error != "" || r.Requests != 29 || r.Crashes != 1 || r.Operations != 4 || r.Charges != 3 ||
-		r.BalanceCents != 945_00 || len(r.Steps) != len(steps) || r.TakeoverMS <= 0 || !strings.Contains(r.Postgres, "PostgreSQL") {
+	p, rides := r.Payments, r.Rides
+	if !r.OK || r.Error != "" || !strings.Contains(r.Postgres, "PostgreSQL") ||
+		p.Requests != 29 || p.Crashes != 1 || p.Operations != 4 || p.Charges != 3 || p.BalanceCents != 945_00 ||
+		len(p.Steps) != len(steps) || p.TakeoverMS <= 0 ||
+		len(rides.Runs) != 20 || rides.Resumed != 20 || rides.Charges != 20 || rides.StagedJobs != 20 || rides.TakeoverMaxMS <= 0 {
 		t.Errorf("the JSON report is\n%s", &object)
+	}
+	for _, run := range rides.Runs {
+		if run.Attempts != 2 || run.Charges != 1 || run.LedgerRows != 1 || run.Requests < 2 {
+			t.Errorf("in the JSON report, run %d is %+v", run.Number, run)
+		}
+	}
+}
+
+// demoProcess is a demo of its own, in another process.
+func demoProcess(t *testing.T, env ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	demo := exec.CommandContext(t.Context(), self)
+	demo.Env = append(append(os.Environ(), envDemo+"=1"), env...)
+	return demo
+}
+
+// What the demo says is worth something if it can say the contrary.
+func TestDemoFailsWhenTheProviderChargesTwice(t *testing.T) {
+	t.Parallel()
+	demo := demoProcess(t, "IGNORE_KEYS=1")
+	var text bytes.Buffer
+	demo.Stdout = &text
+	err := demo.Run()
+	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("the demo ended with %v, not with exit code 1", err)
+	}
+	// Where the charge is recorded, the provider is not asked again, whatever it thinks of keys.
+	const want = "demo: FAILED: runs=20 resumed=20 charges_missing=0 charges_doubled=10 ledger_missing=0 ledger_doubled=0 "
+	if last := lastLine(&text); !strings.HasPrefix(last, want) {
+		t.Errorf("the last line is not %s…\n%s", want, &text)
+	}
+}
+
+func TestDemoFailsWhenALineIsMissingInTheLedger(t *testing.T) {
+	t.Parallel()
+	var text, object bytes.Buffer
+	w := new(world)
+	err := tell(t.Context(), w, telling{story: newStory(&text), document: document{&object}, atRide: func(number int) {
+		if number != 7 {
+			return
+		}
+		conn, err := pgx.Connect(t.Context(), w.fleet.url)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(t.Context(), "DELETE FROM ledger WHERE id = (SELECT max(id) FROM ledger)"); err != nil {
+			t.Error(err)
+		}
+	}})
+	const want = "demo: FAILED: runs=20 resumed=20 charges_missing=0 charges_doubled=0 ledger_missing=1 ledger_doubled=0 "
+	if last := lastLine(&text); err == nil || !strings.HasPrefix(last, want) {
+		t.Errorf("%v: the last line is not %s…\n%s", err, want, &text)
+	}
+	if !strings.Contains(object.String(), `"ok": false`) || !strings.Contains(object.String(), `"ledger_missing": 1`) {
+		t.Errorf("the JSON report is\n%s", &object)
+	}
+}
+
+func TestVerdictWantsEveryCountRight(t *testing.T) {
+	t.Parallel()
+	right := ridesReport{Runs: make([]rideRun, 2), Resumed: 2, Rides: 2, LedgerRows: 2, StagedJobs: 2, Succeeded: 2}
+	if err := right.verdict(); err != nil {
+		t.Error(err)
+	}
+	for name, spoil := range map[string]func(*ridesReport){
+		"NotResumed":     func(r *ridesReport) { r.Resumed-- },
+		"ChargeMissing":  func(r *ridesReport) { r.ChargesMissing++ },
+		"ChargeDoubled":  func(r *ridesReport) { r.ChargesDoubled++ },
+		"LedgerMissing":  func(r *ridesReport) { r.LedgerMissing++ },
+		"LedgerDoubled":  func(r *ridesReport) { r.LedgerDoubled++ },
+		"RideTooMany":    func(r *ridesReport) { r.Rides++ },
+		"LineTooMany":    func(r *ridesReport) { r.LedgerRows++ },
+		"JobMissing":     func(r *ridesReport) { r.StagedJobs-- },
+		"KeyNotFinished": func(r *ridesReport) { r.Succeeded-- },
+		"IllegalRow":     func(r *ridesReport) { r.IllegalRows++ },
+	} {
+		spoiled := right
+		if spoil(&spoiled); spoiled.verdict() == nil {
+			t.Errorf("%s: nothing is wrong", name)
+		}
 	}
 }
 
@@ -71,9 +183,20 @@ func TestReadmeTellsTheSameStory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var parts []string
 	for i, s := range steps {
-		if line := fmt.Sprintf("\n%d  %s\n", i+1, s.title); !strings.Contains(string(text), line) {
-			t.Errorf("the demo's output in the README has no line %q: paste a new run", strings.TrimSpace(line))
+		parts = append(parts, fmt.Sprintf("%d  %s\n", i+1, s.title))
+	}
+	number := 0
+	for _, i := range interruptions {
+		for range i.runs {
+			number++
+			parts = append(parts, fmt.Sprintf("%3d  %s ", number, i.title))
+		}
+	}
+	for _, part := range append(parts, fmt.Sprintf("demo: ok runs=%d resumed=%d ", number, number)) {
+		if !strings.Contains(string(text), "\n"+part) {
+			t.Fatalf("the demo's output in the README has no line %q: paste a new run", part)
 		}
 	}
 }
@@ -108,31 +231,41 @@ func TestAnInterruptWhileTheServersStopIsNoFailure(t *testing.T) {
 
 func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancelCause(t.Context())
 	interrupt := errors.New("interrupted by the test")
-	var text, object bytes.Buffer
-	w := new(world)
-	to := telling{newStory(&text), document{&object}, func(step int) {
-		if step == 3 {
-			cancel(interrupt)
-		}
-	}}
+	for name, when := range map[string]struct{ step, ride int }{"InAPayment": {step: 3}, "BetweenRides": {ride: 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			at := func(when int) func(int) {
+				return func(number int) {
+					if number == when {
+						cancel(interrupt)
+					}
+				}
+			}
+			var text, object bytes.Buffer
+			w := new(world)
 
-	err := tell(ctx, w, to)
+			err := tell(ctx, w, telling{newStory(&text), document{&object}, at(when.step), at(when.ride)})
 
-	if !errors.Is(err, interrupt) {
-		t.Errorf("the error is %v, not the cause of the interruption", err)
-	}
-	if !strings.Contains(text.String(), "demo: FAILED: interrupted by the test") || !strings.Contains(object.String(), `"ok": false`) {
-		t.Errorf("the interruption is not told:\n%s\n%s", &text, &object)
-	}
-	if _, err := os.Stat(w.dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the temporary folder %s is left: %v", w.dir, err)
-	}
-	for _, s := range []*server{w.a, w.b} {
-		if conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.url, "http://")); err == nil {
-			_ = conn.Close()
-			t.Errorf("server %s still listens", s.name)
-		}
+			if !errors.Is(err, interrupt) {
+				t.Errorf("the error is %v, not the cause of the interruption", err)
+			}
+			if lastLine(&text) != "demo: FAILED: interrupted by the test" || !strings.Contains(object.String(), `"ok": false`) {
+				t.Errorf("the interruption is not told:\n%s\n%s", &text, &object)
+			}
+			if _, err := os.Stat(w.dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the temporary folder %s is left: %v", w.dir, err)
+			}
+			if n := len(w.servers()); n != 5 {
+				t.Errorf("%d servers were started, not 5", n)
+			}
+			for _, s := range w.servers() {
+				if conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.url, "http://")); err == nil {
+					_ = conn.Close()
+					t.Errorf("server %s still listens", s.name)
+				}
+			}
+		})
 	}
 }

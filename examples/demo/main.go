@@ -1,11 +1,18 @@
-// Command demo shows on a real PostgreSQL what pgidem promises. It starts two servers of examples/quickstart on one
-// database, retries, kills one server in the middle of a transaction, and counts in the database what came of it:
+// Command demo shows on a real PostgreSQL what pgidem promises:
 //
 //	make demo
 //	go run ./examples/demo --json
 //
+// First, two servers of examples/quickstart on one database: it retries, kills one server in the middle of a transaction,
+// and counts in the database what came of it (steps.go). Then, two servers of examples/rides and their payment provider:
+// ride after ride is interrupted when the customer has been charged, by kill -9, a lost answer or SIGTERM, and goes on at
+// the other server (runs.go).
+//
 // Nothing is staged inside the servers. What decides who is where at which moment is a trigger in the demo's database
-// (gate.go), so that the run has no timing to get right. The demo fails when one answer or one count is not as it says.
+// (gate.go) and the provider's test cards, so that the run has no timing to get right. The demo fails when one answer or
+// one count is not as it says; its last line is for scripts. To see it fail, have the provider forget what a retry is:
+//
+//	IGNORE_KEYS=1 make demo
 package main
 
 import (
@@ -15,6 +22,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -23,6 +32,7 @@ import (
 const runBound = 5 * time.Minute
 
 func main() {
+	runtime.LockOSThread() // what starts the servers has to live as long as the demo, see tie
 	asJSON := flag.Bool("json", false, "print one JSON object instead of the story")
 	flag.Parse()
 	var to printer = newStory(os.Stdout)
@@ -53,7 +63,7 @@ func tell(ctx context.Context, w *world, to printer) (err error) {
 			err = cause // what failed meanwhile failed because of it
 		}
 		if err != nil {
-			r.Error = err.Error()
+			r.Error = strings.ReplaceAll(err.Error(), "\n", "; ") // in the last line, whole
 		}
 		r.OK = err == nil
 		r.Elapsed = since(began)
@@ -64,16 +74,8 @@ func tell(ctx context.Context, w *world, to printer) (err error) {
 		return err
 	}
 	to.world(*r)
-	for i, s := range steps {
-		to.step(i+1, s.title)
-		began, before := time.Now(), r.Requests
-		outcome, err := s.run(ctx, w)
-		if err != nil {
-			return fmt.Errorf("step %d: %w", i+1, err)
-		}
-		done := stepReport{Title: s.title, Outcome: outcome, Requests: r.Requests - before, Elapsed: since(began)}
-		r.Steps = append(r.Steps, done)
-		to.outcome(done)
+	if err := w.shop.play(ctx, to); err != nil {
+		return err
 	}
-	return w.count(ctx)
+	return w.fleet.play(ctx, to)
 }

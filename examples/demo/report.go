@@ -9,10 +9,18 @@ import (
 
 // report is what a run has found.
 type report struct {
-	OK       bool         `json:"ok"`
-	Error    string       `json:"error,omitempty"`
-	Postgres string       `json:"postgres"`
-	Steps    []stepReport `json:"steps"`
+	OK       bool           `json:"ok"`
+	Error    string         `json:"error,omitempty"`
+	Postgres string         `json:"postgres"`
+	Payments paymentsReport `json:"payments"`
+	Rides    ridesReport    `json:"rides"`
+	// Elapsed includes starting and stopping PostgreSQL.
+	Elapsed milliseconds `json:"elapsed_ms"`
+}
+
+// paymentsReport is that of the first part.
+type paymentsReport struct {
+	Steps []stepReport `json:"steps"`
 	// Requests were sent by the demo; those that got no answer count too.
 	Requests int `json:"requests"`
 	Crashes  int `json:"crashes"`
@@ -24,8 +32,6 @@ type report struct {
 	Failed       int   `json:"failed"`
 	Charges      int   `json:"charges"`
 	BalanceCents int64 `json:"balance_cents"`
-	// Elapsed includes starting and stopping PostgreSQL.
-	Elapsed milliseconds `json:"elapsed_ms"`
 }
 
 type stepReport struct {
@@ -33,6 +39,47 @@ type stepReport struct {
 	Outcome  []string     `json:"outcome"`
 	Requests int          `json:"requests"`
 	Elapsed  milliseconds `json:"elapsed_ms"`
+}
+
+// ridesReport is that of the second part.
+type ridesReport struct {
+	Runs []rideRun `json:"runs"`
+	// Resumed runs went on after the step at which they were interrupted.
+	Resumed        int `json:"resumed"`
+	ChargesMissing int `json:"charges_missing"`
+	ChargesDoubled int `json:"charges_doubled"`
+	LedgerMissing  int `json:"ledger_missing"`
+	LedgerDoubled  int `json:"ledger_doubled"`
+	// TakeoverMaxMS is the longest time from kill -9 to the claim of the server that went on.
+	TakeoverMaxMS milliseconds `json:"takeover_max_ms"`
+	// Charges are the provider's; what follows is in the database.
+	Charges     int `json:"charges"`
+	Rides       int `json:"rides"`
+	LedgerRows  int `json:"ledger_rows"`
+	StagedJobs  int `json:"staged_jobs"`
+	Succeeded   int `json:"succeeded"`
+	IllegalRows int `json:"illegal_rows"`
+}
+
+// String is what scripts look for.
+func (r ridesReport) String() string {
+	return fmt.Sprintf("runs=%d resumed=%d charges_missing=%d charges_doubled=%d ledger_missing=%d ledger_doubled=%d takeover_max_ms=%.1f",
+		len(r.Runs), r.Resumed, r.ChargesMissing, r.ChargesDoubled, r.LedgerMissing, r.LedgerDoubled, float64(r.TakeoverMaxMS))
+}
+
+type rideRun struct {
+	Number       int    `json:"run"`
+	Interruption string `json:"interruption"`
+	Requests     int    `json:"requests"`
+	Attempts     int    `json:"attempts"`
+	ResumedAfter string `json:"resumed_after"`
+	// ClaimMS is the time from the signal to A to the claim of B, where there was a signal.
+	ClaimMS    *milliseconds `json:"claim_ms,omitempty"`
+	Charges    int           `json:"charges"`
+	LedgerRows int           `json:"ledger_rows"`
+
+	customer        string
+	killed, resumed bool
 }
 
 // milliseconds are what people and programs read alike; microseconds are kept as decimals.
@@ -57,62 +104,27 @@ type printer interface {
 	world(r report)
 	step(number int, title string)
 	outcome(s stepReport)
+	payments(r paymentsReport)
+	fleet()
+	ran(r rideRun)
+	rides(r ridesReport)
 	end(r report)
-}
-
-// story is for people.
-type story struct{ to io.Writer }
-
-// width is that of a line up to its elapsed time.
-const width = 96
-
-func newStory(to io.Writer) story { return story{to} }
-
-func (s story) printf(format string, args ...any) { _, _ = fmt.Fprintf(s.to, format, args...) }
-
-func (s story) begin() {
-	s.printf("Starting PostgreSQL and two servers (the first time, downloads and builds take a while) ...\n")
-}
-
-func (s story) world(r report) {
-	s.printf("%s\nTwo servers of examples/quickstart, A and B, on one database. The account holds %s.\n\n", r.Postgres, money(openingCents))
-}
-
-func (s story) step(number int, title string) { s.printf("%d  %s\n", number, title) }
-
-func (s story) outcome(step stepReport) {
-	for i, line := range step.Outcome {
-		if i < len(step.Outcome)-1 {
-			s.printf("     %s\n", line)
-			continue
-		}
-		s.printf("     %-*s %9v\n", width-15, line, step.Elapsed)
-	}
-}
-
-func (s story) end(r report) {
-	if !r.OK {
-		s.printf("\ndemo: FAILED: %s\n", r.Error)
-		return
-	}
-	s.printf("\nIn the database: %d charges, balance %s, %d saved keys (%d succeeded, %d failed), no illegal rows.\n",
-		r.Charges, money(r.BalanceCents), r.Operations, r.Succeeded, r.Failed)
-	s.printf("demo: ok, %d requests, %d crash, %d operations, %d charges (%v in all)\n",
-		r.Requests, r.Crashes, r.Operations, r.Charges, r.Elapsed)
 }
 
 // document is for programs: one JSON object at the end.
 type document struct{ to io.Writer }
 
-func (document) begin()             {}
-func (document) world(report)       {}
-func (document) step(int, string)   {}
-func (document) outcome(stepReport) {}
+func (document) begin()                  {}
+func (document) world(report)            {}
+func (document) step(int, string)        {}
+func (document) outcome(stepReport)      {}
+func (document) payments(paymentsReport) {}
+func (document) fleet()                  {}
+func (document) ran(rideRun)             {}
+func (document) rides(ridesReport)       {}
 
 func (d document) end(r report) {
 	encoder := json.NewEncoder(d.to)
 	encoder.SetIndent("", "  ")
 	_ = encoder.Encode(r)
 }
-
-func money(cents int64) string { return fmt.Sprintf("%d.%02d", cents/100, cents%100) }

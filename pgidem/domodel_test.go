@@ -33,7 +33,7 @@ func TestModel01IntentOutlivesARelease(t *testing.T) {
 	}
 	b.key = Key{"acct_42/charges", NewID()}
 	calls = 0
-	asks := charge(&StepOpts[string]{Timeout: time.Millisecond, Reconcile: func(context.Context, StepContext) (Reconciled[string], error) {
+	asks := charge(&StepOpts[string]{Timeout: 2 * time.Second, Reconcile: func(context.Context, StepContext) (Reconciled[string], error) {
 		asked++
 		return Reconciled[string]{Outcome: ReconcileDone, Value: "charged"}, nil
 	}})
@@ -282,6 +282,9 @@ func TestModel08CallEndsBeforeItsDeadline(t *testing.T) {
 	a := <-answers
 	if calls > 0 && begun[0] == nil {
 		b.Errorf("the call began behind its deadline with time left: %+v", a)
+	}
+	if calls == 0 {
+		b.wantError(a.err, ErrUnavailable)
 	}
 }
 

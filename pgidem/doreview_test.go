@@ -293,7 +293,7 @@ func impatient(c *Config) { c.FinishBound, c.LockTimeout = 2*time.Second, time.M
 func TestReview04LateCommitIsWaitedFor(t *testing.T) {
 	for name, nth := range map[string]int{"StepTx": 2, "FinishTx": 4} {
 		t.Run(name, func(t *testing.T) {
-			b := setup(t, withConfig(patience))
+			b := setup(t, withConfig(impatient), withConfig(func(c *Config) { c.FinishBound = 5 * time.Second })) // so long the lock is waited for
 			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			point := atCommit(faultconn.Before)
@@ -342,6 +342,41 @@ func TestReview04LateCommitWithoutLocks(t *testing.T) {
 			b.wantEffects(2)
 			if r.creates != 2 || r.calls != 1 || r.ends != 1 {
 				b.Errorf("the steps ran %d, %d and %d times, want 2, 1, 1", r.creates, r.calls, r.ends)
+			}
+		})
+	}
+}
+
+// review 10: what is found after a lost answer is acknowledged only behind a committed write of the finder's own.
+func TestReview10FoundStepIsAcknowledgedBehindABarrier(t *testing.T) {
+	for name, commit := range map[string]int{"StepTx": 2, "Step": 3, "FinishTx": 4, "Finish": 4} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.warmDo(b.client)
+			b.faults.RefuseCancel(true)
+			b.faults.Cut(faultconn.Point{Side: faultconn.Server, Tag: "COMMIT", Nth: commit})
+			barrier := b.faults.Hold(faultconn.Point{SQL: "name: KeyBarrier"})
+			b.Cleanup(barrier.Release)
+			tr := &passage{b: b, plain: name == "Finish", ran: make(map[string]int)}
+			answers := async(b, func() (Result[string], error) { return tr.do(b.client) })
+			select {
+			case <-barrier.Reached():
+			case a := <-answers:
+				b.Fatalf("what was found was acknowledged without a barrier: %+v", a)
+			}
+			ran := len(tr.ran)
+			if want := map[string]int{"StepTx": 1, "Step": 2, "FinishTx": 3, "Finish": 2}[name]; ran != want {
+				b.Errorf("%d bodies ran before the barrier, want %d", ran, want)
+			}
+			barrier.Release()
+			a := <-answers
+			if a.err != nil || a.Replayed {
+				b.Errorf("got %+v", a)
+			}
+			for body, n := range tr.ran {
+				if n != 1 {
+					b.Errorf("the body %s ran %d times, want once", body, n)
+				}
 			}
 		})
 	}

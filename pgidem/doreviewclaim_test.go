@@ -104,9 +104,7 @@ func TestReview08ClaimNeedsItsInstance(t *testing.T) {
 			prober, err := b.observe().Begin(b.Context())
 			b.must(prober, err)
 			high, low := old.halves()
-			if !one[bool](b, b.observe(), "SELECT pg_try_advisory_xact_lock_shared($1, $2)", high, low) {
-				b.Fatal("the old instance is alive")
-			}
+			b.dead(old)
 			b.must(prober.Exec(b.Context(), "SELECT pg_try_advisory_xact_lock_shared($1, $2)", high, low))
 			b.newInstance(b.client, old)
 			b.faults.Record()

@@ -53,8 +53,17 @@ func (b *bundle) zombie(fn func(call standStill) func(context.Context, *Op) (str
 	b.Cleanup(z.goOn) // also where the test fails
 	b.entered(inCall, z.answer)
 	z.refuse.Store(true)
+	old := z.client.liveness.get()
 	b.killLiveness(z.client)
+	b.dead(old)
 	return z
+}
+
+// dead waits until an instance's lock is free: the server ends a process when it comes to it.
+func (b *bundle) dead(in *instance) {
+	b.Helper()
+	high, low := in.halves()
+	b.until("the instance is dead", "SELECT pg_try_advisory_xact_lock_shared($1, $2)", high, low)
 }
 
 // entered waits until an operation stands where it closes inCall.

@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgidem/pgidem/internal/faultconn"
-	"github.com/pgidem/pgidem/pgidem/internal/dbsqlc"
 )
 
 // numbered are the points of an operation: before each batch that it sends, behind each answer that the server has given and nobody has
@@ -22,9 +21,7 @@ import (
 type numbered struct {
 	faults *faultconn.Faults
 	killAt int
-	swept  chan struct{} // closed when the janitor's first pass is under way
 
-	sweep    sync.Once
 	mu       sync.Mutex
 	begun    bool
 	n        int
@@ -33,7 +30,7 @@ type numbered struct {
 
 // number leads the pool through the points. One connection makes their numbers the same in every run.
 func number(config *pgxpool.Config, killAt int) *numbered {
-	p := &numbered{faults: faultconn.New(), killAt: killAt, swept: make(chan struct{}), answered: true}
+	p := &numbered{faults: faultconn.New(), killAt: killAt, answered: true}
 	config.MaxConns = 1
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	p.faults.Configure(config)
@@ -49,9 +46,6 @@ func number(config *pgxpool.Config, killAt int) *numbered {
 func (p *numbered) see(m faultconn.Message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if m.SQL == dbsqlc.OwnerRows {
-		p.sweep.Do(func() { close(p.swept) })
-	}
 	switch {
 	case m.Side == faultconn.Client && p.answered:
 		p.answered = false
@@ -62,16 +56,11 @@ func (p *numbered) see(m faultconn.Message) {
 	}
 }
 
-// begin starts to count, when what the client does once and beside its operations is done.
-func (p *numbered) begin(ctx context.Context, pool *pgxpool.Pool) error {
-	<-p.swept
-	if err := pool.Ping(ctx); err != nil {
-		return err
-	}
+// begin starts to count, when what the client does once is done.
+func (p *numbered) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.begun = true
-	return nil
 }
 
 func (p *numbered) pass() {

@@ -284,9 +284,7 @@ func (task riderTask) ride(report *riderReport) error {
 		if _, err := warm.do(ctx, client, task.Itinerary); err != nil && !errors.Is(err, refused) {
 			return err
 		}
-		if err := points.begin(ctx, pool); err != nil {
-			return err
-		}
+		points.begin()
 		t.at = func(string) { points.pass() }
 	}
 	term := make(chan os.Signal, 1)

@@ -15,7 +15,7 @@ import (
 // The findings of the design's first review that are about what a function does with its steps, by their numbers.
 
 // review 5: what became of a call is asked only when it can no longer take effect, by the database's clock; a caller that does not
-// wait so long is told when to come again, and the claim is not kept from others.
+// wait so long is told when to come again, and keeps no claim.
 func TestReview05ReconcileWaitsForTheDeadline(t *testing.T) {
 	b := setup(t)
 	asked, calls := 0, 0
@@ -48,7 +48,9 @@ func TestReview05ReconcileWaitsForTheDeadline(t *testing.T) {
 		if !errors.As(err, &e) || e.RetryAfter <= 0 || asked != 0 {
 			b.Errorf("retry after %v, asked %d times; want some time, and 0", e.RetryAfter, asked)
 		}
-		b.wantState(stateReleased)
+		if in := b.client.liveness.get(); in != nil && one[bool](b, b.observe(), "SELECT coalesce(owner = $1, false) FROM idempotency_keys WHERE id = $2", in.id, b.key.ID) {
+			b.Error("the caller has gone and keeps the claim")
+		}
 	}
 	got, err := Do(b.Context(), b.client, b.key, taker, &DoOpts{WaitBound: time.Minute})
 	b.wantResult(got, err, "charged", got.Replayed)

@@ -293,7 +293,8 @@ func impatient(c *Config) { c.FinishBound, c.LockTimeout = 2*time.Second, time.M
 func TestReview04LateCommitIsWaitedFor(t *testing.T) {
 	for name, nth := range map[string]int{"StepTx": 2, "FinishTx": 4} {
 		t.Run(name, func(t *testing.T) {
-			b := setup(t, withConfig(impatient), withConfig(func(c *Config) { c.FinishBound = 5 * time.Second })) // so long the lock is waited for
+			b := setup(t, direct("a pooler drops what was sent by a client that is gone"),
+				withConfig(impatient), withConfig(func(c *Config) { c.FinishBound = 5 * time.Second })) // so long the lock is waited for
 			b.warmDo(b.client)
 			b.faults.RefuseCancel(true)
 			point := atCommit(faultconn.Before)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -323,7 +324,7 @@ func TestDecisionsAtTheSameTime(t *testing.T) {
 	b := setup(t)
 	other, _, _ := b.newClient()
 	for round := range 5 {
-		b.each(fmt.Sprint(round), func(b *bundle) {
+		b.each(strconv.Itoa(round), func(b *bundle) {
 			e, d := b.parked(), b.about()
 			errs := make(chan error, 10)
 			for _, c := range []*Client{b.client, other} {

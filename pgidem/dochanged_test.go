@@ -171,6 +171,7 @@ func TestRemovedSteps(t *testing.T) {
 		c := b.charging(StepOpts[string]{Timeout: time.Hour})
 		c.call = doubts["Unknown"]
 		_, _ = c.do()
+		b.letDeadlinePass()
 		err := r.next(r.steps(), &DoOpts{RemovedSteps: []string{"charge"}})
 		b.wantError(err, ErrSteps)
 		if b.intents() != 1 {
@@ -368,6 +369,7 @@ func TestStepBecomesATransaction(t *testing.T) {
 		c := b.charging(StepOpts[string]{Timeout: time.Hour})
 		c.call = doubts["Unknown"]
 		_, _ = c.do()
+		b.letDeadlinePass()
 		r := b.released()
 		b.wantError(r.next(asTx("charge")), ErrSteps)
 		err := r.next(func(ctx context.Context, op *Op) error {
@@ -389,6 +391,7 @@ func TestChangedCallOptions(t *testing.T) {
 			c := b.charging(StepOpts[string]{Timeout: time.Hour})
 			c.call = doubts["Unknown"]
 			_, _ = c.do()
+			b.letDeadlinePass()
 			r := b.released()
 			b.wantError(r.next(func(ctx context.Context, op *Op) error {
 				_, err := r.step(ctx, op, "charge", opts)

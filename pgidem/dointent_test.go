@@ -371,21 +371,11 @@ func TestDoubtIsNoFailure(t *testing.T) {
 			c.want(1, 1)
 		})
 	}
-	b.each("NotAskedYet", func(b *bundle) {
-		c := b.charging(StepOpts[string]{Timeout: time.Hour})
-		c.call = doubts["Unknown"]
-		_, _ = c.do()
-		_, err := Do(b.Context(), b.client, b.key, func(ctx context.Context, op *Op) (string, error) {
-			_, err := c.run(ctx, op)
-			return "", Permanent(err)
-		}, &DoOpts{WaitBound: NoWait})
-		b.wantError(err, ErrUnknownOutcome)
-		b.wantState(stateReleased)
-	})
 	b.each("NotAskedFor", func(b *bundle) {
 		c := b.charging(StepOpts[string]{Timeout: time.Hour})
 		c.call = doubts["Unknown"]
 		_, _ = c.do()
+		b.letDeadlinePass()
 		_, err := Do(b.Context(), b.client, b.key, func(context.Context, *Op) (string, error) { return "", Permanent(errDeclined) })
 		b.wantError(err, ErrSteps)
 		b.wantState(stateReleased)

@@ -57,7 +57,7 @@ var stepsStates = []string{stateRunning, stateUndoing, stateReleased, stateParke
 func TestOtherWaysIntoAnOperationOfSteps(t *testing.T) {
 	b := setup(t)
 	other, pool, _ := b.newClient() // so that nobody waits for the operation in memory
-	must := func(context.Context, Tx) (string, error) { b.Error("it ran"); return "", nil }
+	must := func(context.Context, Tx) (string, error) { return "", errors.New("it ran") }
 	for _, state := range stepsStates {
 		b.each(state, func(b *bundle) {
 			leave := b.inState(state)

@@ -140,7 +140,7 @@ func TestDoTransientErrorAtEachPlace(t *testing.T) {
 				down := errors.New("not now")
 				e := b.errand()
 				e.at[place] = func(context.Context) error { return down }
-				if _, err := e.do(opts); err != down { //nolint:errorlint // It must come as it is.
+				if _, err := e.do(opts); err != down {
 					b.Fatalf("got %v, want the error as it is", err)
 				}
 				point, effects := before(place)

@@ -208,8 +208,8 @@ func TestStepResultSizes(t *testing.T) {
 	down := errors.New("down")
 	for name, size := range map[string]int{"Empty": 0, "One": 1, "Limit": limit, "Above": limit + 1} {
 		text := strings.Repeat("x", size)
-		inStep := func(context.Context, StepContext) (string, error) { return text, nil }
-		inTx := func(context.Context, Tx) (string, error) { return text, nil }
+		inStep := func(ctx context.Context, _ StepContext) (string, error) { return text, ctx.Err() }
+		inTx := func(ctx context.Context, _ Tx) (string, error) { return text, ctx.Err() }
 		for step, run := range map[string]func(ctx context.Context, op *Op) (string, error){
 			"Step":     func(ctx context.Context, op *Op) (string, error) { return Step(ctx, op, "a", inStep) },
 			"StepTx":   func(ctx context.Context, op *Op) (string, error) { return StepTx(ctx, op, "a", inTx) },

@@ -275,7 +275,7 @@ func (e *errand) untilCharged(ctx context.Context, op *Op) (string, error) {
 // A step whose undo is not known, because its function did not come to it, is never passed over.
 func TestUndoPassesOverNothing(t *testing.T) {
 	undone := 0
-	takeBack := func(context.Context, StepContext, string) error { undone++; return nil }
+	takeBack := func(ctx context.Context, _ StepContext, _ string) error { undone++; return ctx.Err() }
 	charge := func(ctx context.Context, op *Op) (string, error) {
 		return Step(ctx, op, "charge", func(context.Context, StepContext) (string, error) { return "charged", nil }, &StepOpts[string]{Undo: takeBack})
 	}
@@ -372,7 +372,10 @@ func TestUndoContextEnds(t *testing.T) {
 func TestUndoOfSomeSteps(t *testing.T) {
 	b := setup(t)
 	var undone []string
-	takeBack := func(_ context.Context, s StepContext, _ string) error { undone = append(undone, s.Name()); return nil }
+	takeBack := func(ctx context.Context, s StepContext, _ string) error {
+		undone = append(undone, s.Name())
+		return ctx.Err()
+	}
 	_, err := Do(b.Context(), b.client, b.key, func(ctx context.Context, op *Op) (string, error) {
 		for _, name := range []string{"a", "b", "c"} {
 			opts := &StepOpts[string]{Undo: takeBack}

@@ -13,7 +13,7 @@ func record(names string) []dbsqlc.OperationStepsRow {
 	var rows []dbsqlc.OperationStepsRow
 	for n, name := range strings.Fields(names) {
 		name, intended := strings.CutSuffix(name, "?")
-		rows = append(rows, dbsqlc.OperationStepsRow{Name: name, Ordinal: int32(n + 1), Recorded: !intended}) //nolint:gosec // A handful.
+		rows = append(rows, dbsqlc.OperationStepsRow{Name: name, Ordinal: int32(n + 1), Recorded: !intended})
 	}
 	return rows
 }

@@ -35,6 +35,7 @@ func TestDoCloseWaits(t *testing.T) {
 	b := setup(t)
 	here := b.journey("here")
 	inCall := newHalt()
+	defer inCall.open()
 	here.at = inCall.at("charge ends")
 	running := async(b, func() (Result[string], error) { return here.do(b.Context(), b.client, "ride") })
 	<-inCall.reached
@@ -58,7 +59,7 @@ func TestDoCloseWaits(t *testing.T) {
 	default:
 	}
 	b.wantLiveness(1)
-	close(inCall.opened)
+	inCall.open()
 	b.must(nil, <-closed)
 	b.wantLiveness(0)
 	a := answered(b, running)
@@ -134,11 +135,12 @@ func TestDoCloseLosesNoAnswer(t *testing.T) {
 			b := setup(t)
 			here := b.journey("here")
 			inCall := newHalt()
+			defer inCall.open()
 			here.at = inCall.at("charge ends")
 			running := async(b, func() (Result[string], error) { return here.do(b.Context(), b.client, "ride") })
 			<-inCall.reached
 			checkpoint := b.faults.Hold(faultconn.Point{SQL: "StepRecord", When: c.when})
-			close(inCall.opened)
+			inCall.open()
 			b.reached(checkpoint)
 			closed := make(chan error, 1)
 			go func() { closed <- b.client.Close(b.over()) }()
@@ -176,6 +178,7 @@ func TestDoCloseLeavesTheDeafAlone(t *testing.T) {
 	b := setup(t)
 	here := b.journey("here")
 	inCall := newHalt()
+	defer inCall.open()
 	here.at = inCall.at("charge ends")
 	running := async(b, func() (Result[string], error) { return here.do(b.Context(), b.client, "ride") })
 	<-inCall.reached
@@ -186,7 +189,7 @@ func TestDoCloseLeavesTheDeafAlone(t *testing.T) {
 	other, _, _ := b.newClient()
 	_, err := Do(b.Context(), other, b.key, here.ride, &DoOpts{WaitBound: NoWait})
 	b.wantError(err, ErrInProgress)
-	close(inCall.opened)
+	inCall.open()
 	a := answered(b, running)
 	b.wantError(a.err, ErrClosed)
 	b.must(nil, b.client.Close(b.Context()))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -25,10 +26,15 @@ func (r *refusal) option() option {
 	})
 }
 
-// halt stops a journey at a place until it is opened.
-type halt struct{ reached, opened chan struct{} }
+// halt stops a journey at a place until it is opened, which a test must do also where it fails: nothing of it may stay behind.
+type halt struct {
+	reached, opened chan struct{}
+	once            sync.Once
+}
 
-func newHalt() *halt { return &halt{make(chan struct{}), make(chan struct{})} }
+func newHalt() *halt { return &halt{reached: make(chan struct{}), opened: make(chan struct{})} }
+
+func (h *halt) open() { h.once.Do(func() { close(h.opened) }) }
 
 func (h *halt) at(place string) func(string) {
 	return func(reached string) {
@@ -114,6 +120,8 @@ func TestDoReplacedOwnerWritesNothing(t *testing.T) {
 			zombie, taker := b.journey("zombie"), b.journey("taker")
 			var refusedWith error
 			atZombie, atTaker := newHalt(), newHalt()
+			defer atZombie.open()
+			defer atTaker.open()
 			zombie.at, taker.at = atZombie.at(c.place), atTaker.at(c.place)
 			first := async(b, func() (Result[string], error) {
 				return Do(b.Context(), b.client, b.key, func(ctx context.Context, op *Op) (got string, err error) {
@@ -133,7 +141,7 @@ func TestDoReplacedOwnerWritesNothing(t *testing.T) {
 			<-atTaker.reached
 			before, wrote := b.whole(taker), zombie.wrote(b, "zombie")
 
-			close(atZombie.opened)
+			atZombie.open()
 			a := answered(b, first)
 			b.wantError(a.err, ErrInProgress)
 			if !c.unnoticed && !errors.Is(refusedWith, ErrTakenOver) {
@@ -146,7 +154,7 @@ func TestDoReplacedOwnerWritesNothing(t *testing.T) {
 				b.Errorf("behind the takeover the zombie ran bodies: %v, before it %v", now, wrote)
 			}
 
-			close(atTaker.opened)
+			atTaker.open()
 			a = answered(b, second)
 			b.wantResult(a.Result, a.err, rideResult, false)
 			if a.Attempt != 2 {

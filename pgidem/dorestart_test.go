@@ -75,6 +75,7 @@ func restartBetween(b *bundle, fall func()) {
 	here, there := b.journey("here"), b.journey("there")
 	other, _, _ := b.newClient(withConfig(patience), ownPing)
 	inCall := newHalt()
+	defer inCall.open()
 	here.at = inCall.at("charge ends")
 	first := async(b, func() (Result[string], error) { return here.do(b.notHung(), b.client, "ride") })
 	<-inCall.reached
@@ -86,7 +87,7 @@ func restartBetween(b *bundle, fall func()) {
 	b.until("the operation is the owner's again, or the taker's", "SELECT owner <> $1 FROM idempotency_keys WHERE id = $2", was.id, b.key.ID)
 	attempt := one[int](b, here.book, "SELECT attempt FROM idempotency_keys WHERE id = $1", b.key.ID)
 	b.Logf("%v after the start it is in the hands of attempt %d", here.sinceStart(b), attempt)
-	close(inCall.opened)
+	inCall.open()
 	a, late := answered(b, first), answered(b, waiting)
 	if attempt == 2 {
 		if since := there.sinceStart(b); since < graceOfStart {
@@ -131,6 +132,7 @@ func ownerIsDead(b *bundle, fall func()) {
 	owner, _, _ := b.newClient(withConfig(patience), ownPing, cut.option())
 	defer cut.on.Store(false)
 	inCall := newHalt()
+	defer inCall.open()
 	gone.at = inCall.at("charge ends")
 	lost := async(b, func() (Result[string], error) { return gone.do(b.notHung(), owner, "ride") })
 	<-inCall.reached
@@ -152,7 +154,7 @@ func ownerIsDead(b *bundle, fall func()) {
 		b.Errorf("the taker took over %v after the start", since)
 	}
 	cut.on.Store(false)
-	close(inCall.opened)
+	inCall.open()
 	a = answered(b, lost)
 	b.wantResult(a.Result, a.err, rideResult, true)
 	here.want(b, killedOnce, "create", "receipt")

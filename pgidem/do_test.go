@@ -186,5 +186,5 @@ func (b *bundle) killLiveness(c *Client) {
 	}
 	high, low := in.halves()
 	b.must(b.observe().Exec(b.Context(), `SELECT pg_terminate_backend(pid, 5000) FROM pg_locks
-		WHERE locktype = 'advisory' AND objsubid = 2 AND classid = $1::bigint::oid AND objid = $2::bigint::oid`, int64(uint32(high)), int64(uint32(low))))
+		WHERE locktype = 'advisory' AND objsubid = 2 AND classid = $1::bigint::oid AND objid = $2::bigint::oid`, int64(high)&0xffffffff, int64(low)&0xffffffff))
 }

@@ -57,8 +57,8 @@ func (l *liveness) watch(ctx context.Context, in *instance) (next *instance) {
 		}
 		select {
 		case <-rotation.C:
-			if next = l.rotate(ctx, in); next != nil {
-				return next
+			if replaced := l.rotate(ctx, in); replaced != nil {
+				return replaced
 			}
 			rotation.Reset(l.client.config.RotateAfter)
 		default:

@@ -74,7 +74,7 @@ func (l *liveness) ensure(ctx context.Context) error {
 	l.mu.Lock()
 	if !l.started {
 		l.started = true
-		go l.keep()
+		go l.keep() //nolint:gosec // It outlives the call: it is the client's.
 	}
 	before := l.attempts
 	l.mu.Unlock()

@@ -120,7 +120,7 @@ func TestReview11AnotherKindIsRefused(t *testing.T) {
 		t.Run(state, func(t *testing.T) {
 			b := setup(t)
 			b.must(b.pool.Exec(b.Context(), `INSERT INTO idempotency_keys
-				(scope, id, kind, state, claim, attempt, owner, life, result, error, finished_at, expires_at)
+				(scope, id, kind, state, claim, attempt, owner, life, result, parked, finished_at, expires_at)
 				VALUES ($1, $2, `+insert+`)`, b.key.Scope, b.key.ID))
 			for _, opts := range []*TxOpts{nil, {Retry: true}} {
 				_, err := DoTx(b.Context(), b.client, b.key, b.effect("never"), opts)
@@ -267,7 +267,7 @@ func TestForgetOfAKeyInUse(t *testing.T) {
 	unlock()
 	for state, want := range map[string]error{"running": ErrInProgress, "parked": ErrParked} {
 		b.key = Key{"s", state}
-		b.must(b.pool.Exec(b.Context(), `INSERT INTO idempotency_keys (scope, id, kind, state, claim, attempt, owner, life, error)
+		b.must(b.pool.Exec(b.Context(), `INSERT INTO idempotency_keys (scope, id, kind, state, claim, attempt, owner, life, parked)
 			VALUES ($1, $2, 'steps', $3::text, gen_random_uuid(), 1, CASE $3::text WHEN 'running' THEN 1 END, gen_random_uuid(),
 				CASE $3::text WHEN 'parked' THEN '{}'::bytea END)`, b.key.Scope, b.key.ID, state))
 		b.wantError(b.client.Forget(b.Context(), b.key), want)

@@ -123,54 +123,62 @@ type stepTx struct {
 	run  function
 
 	startedBy *instance // whose number the operation's row has got, where this transaction inserts it
+
+	reruns, rounds, broken int
 }
 
 // settle goes round until the step is recorded, or an error ends it.
 func (t *stepTx) settle(ctx context.Context) (saved []byte, err error) {
-	config := t.op.client().config
-	for reruns, rounds, broken := 0, 0, 0; ; {
+	for {
 		saved, err := t.turn(ctx)
 		a, more := err.(again) //nolint:errorlint // A signal of this package, never wrapped.
 		if !more {
 			return saved, err
 		}
-		switch a.why {
-		case rerun:
-			if reruns++; reruns > config.Reruns {
-				return nil, a.error
-			}
-			err = pause(ctx, reruns)
-		case busy:
-			if !time.Now().Before(t.op.call.waitUntil) {
-				return nil, t.op.call.inProgress("somebody else holds it", a.error)
-			}
-			err = pause(ctx, 1)
-		case brokenClaim:
-			if broken++; broken > maxRounds {
-				return nil, t.op.unwritten(a.error, "the transaction of step "+quote(t.name)+" could not begin")
-			}
-			err = pause(ctx, broken)
-		case noOwner:
-			if broken++; broken > maxRounds {
-				return nil, t.op.call.ownerless(a.error)
-			}
-			if err := t.op.call.ensureOwner(ctx); err != nil {
-				return nil, err
-			}
-			err = pause(ctx, broken+2) // the keeper may not have noticed yet
-		case unknownCommit:
-			if saved, err = t.settleCommit(ctx, a.error); err != nil || saved != nil {
+		if a.why == unknownCommit {
+			if saved, err := t.settleCommit(ctx, a.error); err != nil || saved != nil {
 				return saved, err
 			}
-			if rounds++; rounds > maxRounds {
-				return nil, t.op.unwritten(a.error, "no COMMIT of step "+quote(t.name)+" succeeded, and nothing of it was committed")
-			}
-			err = ctx.Err()
 		}
-		if err != nil {
-			return nil, context.Cause(ctx)
+		if err := t.next(ctx, a); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// next says whether there may be another turn, and waits before it where that helps.
+func (t *stepTx) next(ctx context.Context, a again) error {
+	switch a.why { //nolint:exhaustive // The others are not this transaction's.
+	case rerun:
+		if t.reruns++; t.reruns > t.op.client().config.Reruns {
+			return a.error
+		}
+		return pause(ctx, t.reruns)
+	case unknownCommit: // and nothing of it was found
+		if t.rounds++; t.rounds > maxRounds {
+			return t.op.unwritten(a.error, "no COMMIT of step "+quote(t.name)+" succeeded, and nothing of it was committed")
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return nil
+	case noOwner:
+		if t.broken++; t.broken > maxRounds {
+			return t.op.call.ownerless(a.error)
+		}
+		if err := t.op.call.ensureOwner(ctx); err != nil {
+			return err
+		}
+		return pause(ctx, t.broken+2) // the keeper may not have noticed yet
+	case busy:
+		if !t.op.started && !time.Now().Before(t.op.call.waitUntil) { // the key is not even this call's
+			return t.op.call.inProgress("somebody else holds it", a.error)
+		}
+	}
+	if t.broken++; t.broken > maxRounds {
+		return t.op.unwritten(a.error, "the transaction of step "+quote(t.name)+" could not begin")
+	}
+	return pause(ctx, t.broken)
 }
 
 // turn runs the transaction once.

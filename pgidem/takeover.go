@@ -155,14 +155,14 @@ func (e *execution) poll(ctx context.Context, s seen) (same bool, err error) {
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
 	case err != nil:
-		return true, nil //nolint:nilerr // Another try where there is time left.
+		return true, nil // another try where there is time left
 	}
 	defer conn.Release()
 	same, err = dbsqlc.New().OperationPoll(ctx, conn, dbsqlc.OperationPollParams{
 		Scope: e.key.Scope, ID: e.key.ID, ReadClaim: s.claim, OwnersReturn: e.client.liveness.justReturned(),
 	})
 	if err != nil {
-		return false, nil //nolint:nilerr // The next claim meets the same error, or finds no row, and says so.
+		return false, nil // the next claim meets the same error, or finds no row, and says so
 	}
 	return same, nil
 }

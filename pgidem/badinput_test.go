@@ -142,13 +142,6 @@ func TestLocksThatDoNotExclude(t *testing.T) {
 		b.wantError(err, ErrLocks)
 		b.wantEffects(0)
 	})
-	t.Run("Standby", func(t *testing.T) {
-		b := setup(t, withSetting("search_path", "stub, pg_catalog, public"))
-		b.must(b.observe().Exec(b.Context(), `CREATE SCHEMA stub; CREATE FUNCTION stub.pg_is_in_recovery()
-			RETURNS boolean LANGUAGE sql AS 'SELECT true'`))
-		_, err := DoTx(b.Context(), b.client, b.key, b.effect("never"))
-		b.wantError(err, ErrReadOnly)
-	})
 	t.Run("TwoDatabases", func(t *testing.T) {
 		connections := 0
 		b := setup(t, withPool(func(p *pgxpool.Config) {

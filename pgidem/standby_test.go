@@ -3,8 +3,11 @@ package pgidem
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgidem/pgidem/internal/devpg"
 	"github.com/pgidem/pgidem/internal/faultconn"
@@ -51,6 +54,98 @@ func TestSynchronousStandby(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A server that has become a hot standby, as the old primary does behind a switchover: clients that have worked with it are still there,
+// and new ones are led to it. Nothing runs, and the same keys run when it is a primary again.
+func TestHotStandby(t *testing.T) {
+	t.Parallel()
+	db := devpg.Restartable(t)
+	b := &bundle{T: t, db: db, key: Key{Scope: "standby", ID: NewID()}}
+	observer := db.Pool(t)
+	b.must(observer.Exec(b.Context(), createEffects))
+	before, pool, _ := b.newClient(withConfig(patience), ownPing)
+	b.must(DoTx(b.Context(), before, Key{"before", NewID()}, b.warmUp))
+	b.ride(before)
+	left := one[int](b, observer, "SELECT count(*) FROM effects")
+
+	db.DemoteServer(t)
+	for _, ended := range []*pgxpool.Pool{pool, observer} {
+		ended.Reset() // its connections ended with the primary
+	}
+	fresh, _, _ := b.newClient(withConfig(patience), ownPing)
+	var calls []*standbyCall
+	for of, client := range map[string]*Client{"ClientOfBefore": before, "NewClient": fresh} {
+		t.Run(of+"/Probe", func(t *testing.T) {
+			if report, err := client.Probe(b.notHung()); !errors.Is(err, ErrReadOnly) || !strings.Contains(err.Error(), "standby") {
+				t.Errorf("got %+v, %v; want ErrReadOnly, which names the standby", report, err)
+			}
+		})
+		for name, do := range standbyCalls {
+			call := &standbyCall{name: of + "/" + name, client: client, key: Key{Scope: "standby", ID: NewID()}, do: do}
+			calls = append(calls, call)
+			t.Run(call.name, func(t *testing.T) {
+				b := &bundle{T: t, db: db, key: call.key}
+				_, err := call.do(b, client, &call.runs)
+				b.wantError(err, ErrReadOnly)
+			})
+		}
+	}
+	if now := one[int](b, observer, "SELECT count(*) FROM effects"); now != left {
+		t.Errorf("%d effects, want the %d of before", now, left)
+	}
+
+	db.PromoteServer(t)
+	for _, call := range calls {
+		t.Run(call.name+"/Promoted", func(t *testing.T) {
+			b := &bundle{T: t, db: db, key: call.key}
+			got, err := call.do(b, call.client, &call.runs)
+			b.wantResult(got, err, "done", false)
+			b.wantRuns(&call.runs, 1) // and none on the standby
+			b.wantEffects(1)
+			if got.Attempt > 1 {
+				b.Errorf("attempt %d: the standby has kept a claim", got.Attempt)
+			}
+		})
+	}
+}
+
+// standbyCall is one key's operation, of one client.
+type standbyCall struct {
+	name   string
+	client *Client
+	key    Key
+	runs   int
+	do     standbyDo
+}
+
+type standbyDo func(b *bundle, client *Client, runs *int) (Result[string], error)
+
+// standbyCalls write one effect and count their runs.
+var standbyCalls = map[string]standbyDo{
+	"DoTx": func(b *bundle, client *Client, runs *int) (Result[string], error) {
+		return DoTx(b.notHung(), client, b.key, b.counted(runs))
+	},
+	"DoTxThatIsARetry": func(b *bundle, client *Client, runs *int) (Result[string], error) {
+		return DoTx(b.notHung(), client, b.key, b.counted(runs), &TxOpts{Retry: true})
+	},
+	"Do": func(b *bundle, client *Client, runs *int) (Result[string], error) {
+		return Do(b.notHung(), client, b.key, b.finish(runs))
+	},
+	"DoStartsWithTx": func(b *bundle, client *Client, runs *int) (Result[string], error) {
+		return Do(b.notHung(), client, b.key, b.finish(runs), &DoOpts{StartsWithTx: true})
+	},
+}
+
+func (b *bundle) counted(runs *int) func(context.Context, Tx) (string, error) {
+	return func(ctx context.Context, tx Tx) (string, error) {
+		*runs++
+		return b.effect("done")(ctx, tx)
+	}
+}
+
+func (b *bundle) finish(runs *int) func(context.Context, *Op) (string, error) {
+	return func(ctx context.Context, op *Op) (string, error) { return FinishTx(ctx, op, "effect", b.counted(runs)) }
 }
 
 // besideStandby is setup for one case on the test's own server.

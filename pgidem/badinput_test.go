@@ -131,9 +131,9 @@ func TestMissingRights(t *testing.T) {
 	b.must(b.observe().Exec(b.Context(), "DROP ROLE "+role))
 }
 
-// Locks that do not exclude are found out: a stub that grants everything, and a connection string that leads to
+// review 8: locks that do not exclude are found out: a stub that grants everything, and a connection string that leads to
 // two databases.
-func TestLocksThatDoNotExclude(t *testing.T) {
+func TestReview08LocksThatDoNotExclude(t *testing.T) {
 	t.Run("Stub", func(t *testing.T) {
 		b := setup(t, withSetting("search_path", "stub, pg_catalog, public"))
 		b.must(b.observe().Exec(b.Context(), `CREATE SCHEMA stub; CREATE FUNCTION stub.pg_try_advisory_xact_lock(bigint)

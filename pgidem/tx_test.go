@@ -347,8 +347,8 @@ func TestIdleInTransactionTimeout(t *testing.T) {
 	b.wantEffects(0)
 }
 
-// Panic and Goexit roll back, free the key and the connection, and go on.
-func TestPanicAndGoexit(t *testing.T) {
+// review 19: panic and Goexit roll back, free the key and the connection, and go on.
+func TestReview19PanicAndGoexit(t *testing.T) {
 	for name, leave := range map[string]func(){"Panic": func() { panic("boom") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)

@@ -46,7 +46,7 @@ func ExampleUp() {
 	// 1 00001_idempotency.sql true
 }
 
-// exampleDatabase stands for the $DATABASE_URL of a program.
+// exampleDatabase stands for the $DATABASE_URL of a program: a database without pgidem.
 func exampleDatabase(ctx context.Context) (url string, drop func()) {
 	server, err := devpg.Shared()
 	if err != nil {
@@ -54,6 +54,14 @@ func exampleDatabase(ctx context.Context) (url string, drop func()) {
 	}
 	db, err := server.NewDatabase(ctx)
 	if err != nil {
+		log.Panic(err)
+	}
+	pool, err := pgxpool.New(ctx, db.URL())
+	if err != nil {
+		log.Panic(err)
+	}
+	defer pool.Close()
+	if err := migrations.Down(ctx, pool); err != nil { // each of devpg's has the tables
 		log.Panic(err)
 	}
 	return db.URL(), func() {

@@ -373,6 +373,10 @@
 //	statement    all                            ErrPooler: BEGIN is refused
 //	all          those that work                warned: a vanished host is noticed by the pooler, not by the server
 //
+// The liveness connection of operations of several steps is a transaction that stays open, so that a pooler keeps a server connection for it, one
+// for each client. Give it a way past the pooler ([Config].LivenessDSN): without, as many clients as the pooler has server connections stand
+// still until their contexts end.
+//
 // A start-up parameter that the pooler does not accept, such as those of [PoolConfig], is ErrPooler too. One that it
 // swallows (ignore_startup_parameters) is a warning, also where it is within options. A pooler that cannot serve now (the
 // server is down, all its connections are in use) is ErrUnavailable. Migrations want a direct connection.

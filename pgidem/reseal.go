@@ -50,7 +50,8 @@ type ResealReport struct {
 // Reseal seals the saved results and failures of a scope anew, so that an old secret can be destroyed before the answers
 // expire. Config.Sealer must be a [Resealer]. What callers get for their keys stays the same, and they need not
 // wait: a pass goes through the IDs in order, in short transactions, holds no lock of a key, and changes only what is still
-// there as it was read. Answers that expire, are forgotten, or are saved meanwhile are left alone.
+// there as it was read. Answers that expire, are forgotten, or are saved meanwhile are left alone; so are operations of several steps that are not
+// finished: see to it that they are before an old secret is destroyed, or they cannot be resumed.
 //
 // A pass that ends early, because ctx ended or with another error, returns what it has done; the next one may begin there.
 // Run passes until one has neither Resealed nor Missed answers, the last one after every operation that began with the old

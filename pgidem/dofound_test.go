@@ -292,3 +292,31 @@ func TestParkedCallIsNotCalledRolledBack(t *testing.T) {
 		t.Errorf("got %v; parked %+v, %v", err, record.Parked, lookupErr)
 	}
 }
+
+// An outcome of another kind is not handed over, by a caller in the same process or by a cache, any more than by the row.
+func TestKindsAreComparedInMemory(t *testing.T) {
+	b := setup(t, withConfig(func(c *Config) { c.Cache = NewMemoryCache(1 << 20) }))
+	inside, goOn := make(chan struct{}), make(chan struct{})
+	first := async(b, func() (Result[string], error) {
+		return Do(b.Context(), b.client, b.key, func(context.Context, *Op) (string, error) {
+			close(inside)
+			<-goOn
+			return "steps", nil
+		})
+	})
+	<-inside
+	second := async(b, func() (Result[string], error) { return DoTx(b.Context(), b.client, b.key, b.effect("tx")) })
+	b.joined(1)
+	close(goOn)
+	a := <-first
+	b.wantResult(a.Result, a.err, "steps", false)
+	if a := <-second; !errors.Is(a.err, ErrKeyReused) {
+		t.Errorf("a caller that waited in memory got %+v, want %v", a, ErrKeyReused)
+	}
+	if got, err := DoTx(b.Context(), b.client, b.key, b.effect("tx")); !errors.Is(err, ErrKeyReused) {
+		t.Errorf("from the cache a caller got %+v, %v; want %v", got, err, ErrKeyReused)
+	}
+	got, err := Do(b.Context(), b.client, b.key, func(context.Context, *Op) (string, error) { return "again", nil })
+	b.wantResult(got, err, "steps", true)
+	b.wantEffects(0)
+}

@@ -2,6 +2,7 @@ package pgidem
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -28,14 +29,11 @@ func TestDoCutAtEveryMessage(t *testing.T) {
 			b.must(Do(b.Context(), b.client, b.key, r.run, opts))
 			points := faultconn.Points(b.faults.Messages())
 			b.faults.Reset()
-			struck, observer := 0, b.observe()
-			for n, point := range points {
-				if testing.Short() && n%7 != 0 {
-					continue
-				}
+			struck, observer := make(map[string]int), b.observe()
+			for _, point := range sampled(points) {
 				b.key = Key{"acct_42/campaign", NewID()}
 				if b.cutAt(point, opts) {
-					struck++
+					struck[sortOf(point)]++
 				}
 				if effects := one[int](b, observer, "SELECT count(*) FROM effects WHERE key = $1", b.key.ID); effects != 2 {
 					b.Errorf("the key has %d effects in the database, want 2", effects)
@@ -44,8 +42,8 @@ func TestDoCutAtEveryMessage(t *testing.T) {
 					b.Fatalf("the cut was %v", point)
 				}
 			}
-			if len(points) < 50 || struck == 0 {
-				b.Errorf("%d of %d points were struck", struck, len(points))
+			if len(points) < 50 || len(struck) < 4 {
+				b.Errorf("of %d points were struck: %v, want some before and behind messages in both directions", len(points), struck)
 			}
 			b.wantNoKeyLock()
 			if n := b.client.registry.count(); n != 0 {
@@ -53,6 +51,23 @@ func TestDoCutAtEveryMessage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sampled are all points, or with -short every seventh of each sort.
+func sampled(points []faultconn.Point) (taken []faultconn.Point) {
+	seen := make(map[string]int)
+	for _, point := range points {
+		if n := seen[sortOf(point)]; !testing.Short() || n%7 == 0 {
+			taken = append(taken, point)
+		}
+		seen[sortOf(point)]++
+	}
+	return taken
+}
+
+// sortOf tells the points in front of and behind messages in one direction from the others.
+func sortOf(p faultconn.Point) string {
+	return fmt.Sprintf("%v, %v", p.Side, p.When)
 }
 
 // cutAt runs an operation, cuts a connection at point, and asks again where that has led to an error.

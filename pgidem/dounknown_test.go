@@ -24,9 +24,10 @@ type passage struct {
 	opts    *DoOpts
 	create  StepOpts[string]
 	charge  StepOpts[string]
-	refusal error // what the call answers
-	early   error // what the function returns before its first step
-	plain   bool  // the function's own result is the operation's
+	refusal error              // what the call answers
+	early   error              // what the function returns before its first step
+	plain   bool               // the function's own result is the operation's
+	at      func(place string) // a body begins, or "return"; nil: goes on
 
 	ran map[string]int // by body
 }
@@ -42,6 +43,7 @@ func (j *passage) run(ctx context.Context, op *Op) (string, error) {
 	body := func(name string) func(context.Context, Tx) (string, error) {
 		return func(ctx context.Context, tx Tx) (string, error) {
 			j.ran[name]++
+			j.reach(name)
 			return j.b.effect(name)(ctx, tx)
 		}
 	}
@@ -51,18 +53,26 @@ func (j *passage) run(ctx context.Context, op *Op) (string, error) {
 	}
 	charged, err := Step(ctx, op, "charge", func(context.Context, StepContext) (string, error) {
 		j.ran["charge"]++
+		j.reach("charge")
 		return "charge", j.refusal
 	}, &j.charge)
 	switch {
 	case err != nil:
 		return "", err
 	case j.plain:
+		j.reach("return")
 		return created + ", " + charged, nil
 	}
 	return FinishTx(ctx, op, "receipt", func(ctx context.Context, tx Tx) (string, error) {
 		receipt, err := body("receipt")(ctx, tx)
 		return created + ", " + charged + ", " + receipt, err
 	})
+}
+
+func (j *passage) reach(place string) {
+	if j.at != nil {
+		j.at(place)
+	}
 }
 
 // undoing makes the call fail for good, so that what was created is taken back: in a transaction, or by another call.
@@ -304,7 +314,7 @@ func (b *bundle) wantNoKeyLock() {
 func unreachable(refuse *atomic.Bool) []option {
 	return []option{
 		withPoolOfOne(), withQuietLiveness(),
-		withConfig(func(c *Config) { c.FinishBound, c.PingInterval = 2*time.Second, 100*time.Millisecond }),
+		withConfig(func(c *Config) { c.PingInterval = 100 * time.Millisecond }),
 		withPool(func(p *pgxpool.Config) {
 			p.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
 				if refuse.Load() {
@@ -316,15 +326,31 @@ func unreachable(refuse *atomic.Bool) []option {
 	}
 }
 
+// finishWithin changes what the client's COMMITs may take, from now on. Its janitor reads that all the time, so it is the one that writes it.
+func (b *bundle) finishWithin(bound time.Duration) {
+	b.Helper()
+	written := make(chan struct{})
+	b.client.janitor.add(func(context.Context) bool {
+		defer close(written)
+		b.client.config.FinishBound = bound
+		return true
+	})
+	<-written
+}
+
 // PostgreSQL cannot be reached any more. The caller gets a typed error when the bound is over; what a call has answered is kept until
 // it can be recorded, what nobody runs is released, and the next call goes on where it stands.
 func TestDoUnknownBeyondTheBound(t *testing.T) {
 	for name, c := range map[string]struct {
 		commit int
+		place  string // the last before that COMMIT
 		again  string
 		plain  bool
 	}{
-		"StepTx": {commit: 2, again: "create"}, "Step": {commit: 3}, "FinishTx": {commit: 4, again: "receipt"}, "Finish": {commit: 4, plain: true},
+		"StepTx":   {commit: 2, place: "create", again: "create"},
+		"Step":     {commit: 3, place: "charge"},
+		"FinishTx": {commit: 4, place: "receipt", again: "receipt"},
+		"Finish":   {commit: 4, place: "return", plain: true},
 	} {
 		for _, at := range []string{"Commit before", "Answer before"} {
 			t.Run(name+"/"+at, func(t *testing.T) {
@@ -337,13 +363,19 @@ func TestDoUnknownBeyondTheBound(t *testing.T) {
 					b.Fatalf("no point %q", at)
 				}
 				j := &passage{b: b, plain: c.plain, ran: make(map[string]int)}
+				j.at = func(place string) {
+					if place == c.place && !refuse.Swap(true) {
+						b.finishWithin(time.Second) // up to here, it could take as long as it liked
+					}
+				}
 				cut := b.faults.Cut(point)
-				refuse.Store(true)
 				_, err := j.do(b.client)
 				if !cut.Fired() {
 					b.Fatal("the cut did not strike")
 				}
 				b.wantError(err, ErrUnknownOutcome)
+				j.at = nil
+				b.finishWithin(DefaultFinishBound)
 				refuse.Store(false)
 				other, _, _ := b.newClient()
 				got, err := j.do(other)

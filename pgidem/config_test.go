@@ -16,6 +16,7 @@ func TestConfigDefaults(t *testing.T) {
 	want := Config{
 		WaitBound: 10 * time.Second, LockTimeout: 5 * time.Second, TTL: 24 * time.Hour, FinishBound: 15 * time.Second,
 		MaxResultBytes: 1 << 20, Reruns: 3, WaitingConns: 4, Codec: JSON{}, Sealer: plain{},
+		MaxAttempts: 10, PingInterval: 3 * time.Second, RotateAfter: time.Hour,
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
@@ -28,10 +29,12 @@ func TestConfigKeepsWhatIsSet(t *testing.T) {
 		"all": {
 			WaitBound: 1, LockTimeout: time.Millisecond, TTL: time.Microsecond, FinishBound: time.Millisecond,
 			MaxResultBytes: 1, Reruns: 1, WaitingConns: 1, Codec: JSON{}, Sealer: plain{},
+			MaxAttempts: 1, PingInterval: time.Millisecond, RotateAfter: time.Millisecond, LivenessDSN: "host=localhost",
 		},
 		"NoWait": {
 			WaitBound: NoWait, LockTimeout: time.Hour, TTL: 1000 * 24 * time.Hour, FinishBound: time.Hour,
 			MaxResultBytes: 1 << 30, Reruns: 100, WaitingConns: 1000, Codec: JSON{}, Sealer: plain{},
+			MaxAttempts: 1000, PingInterval: time.Hour, RotateAfter: 24 * time.Hour,
 		},
 	} {
 		got, err := set.withDefaults(16)
@@ -67,6 +70,9 @@ func TestConfigNamesTheFieldThatCannotWork(t *testing.T) {
 		{"NegativeMaxResultBytes", "MaxResultBytes", Config{MaxResultBytes: -1}},
 		{"NegativeReruns", "Reruns", Config{Reruns: -1}},
 		{"NegativeCacheMaxAge", "CacheMaxAge", Config{CacheMaxAge: -1}},
+		{"NegativeMaxAttempts", "MaxAttempts", Config{MaxAttempts: -1}},
+		{"NegativePingInterval", "PingInterval", Config{PingInterval: -1}},
+		{"NegativeRotateAfter", "RotateAfter", Config{RotateAfter: -1}},
 		{"NegativeWaitingConns", "WaitingConns", Config{WaitingConns: -1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

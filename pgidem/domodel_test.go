@@ -236,6 +236,7 @@ func TestModel07KnownAnswerIsKept(t *testing.T) {
 				return Step(ctx, op, "charge", func(context.Context, StepContext) (string, error) {
 					calls++
 					refuse.Store(true)
+					b.finishWithin(time.Second)
 					return fmt.Sprintf("charged %d", calls), nil
 				}, o)
 			}
@@ -245,6 +246,7 @@ func TestModel07KnownAnswerIsKept(t *testing.T) {
 			other, _, _ := b.newClient()
 			_, err = Do(b.Context(), other, b.key, fn, &DoOpts{WaitBound: NoWait})
 			b.wantError(err, ErrInProgress) // the answer is this process's to record
+			b.finishWithin(DefaultFinishBound)
 			refuse.Store(false)
 			got, err := Do(b.Context(), other, b.key, fn)
 			b.wantResult(got, err, "charged 1", false)

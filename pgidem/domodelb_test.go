@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -28,7 +29,11 @@ func TestModelBFailureBehindAnUnsettledRecordUndoesNothing(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		charge, err := Step(ctx, op, "charge", func(context.Context, StepContext) (string, error) { refuse.Store(true); return "charged", nil })
+		charge, err := Step(ctx, op, "charge", func(context.Context, StepContext) (string, error) {
+			refuse.Store(true)
+			b.finishWithin(time.Second)
+			return "charged", nil
+		})
 		if fails {
 			return "", Permanent(errors.New("the function gives up"))
 		}
@@ -38,6 +43,7 @@ func TestModelBFailureBehindAnUnsettledRecordUndoesNothing(t *testing.T) {
 	_, err := Do(b.Context(), b.client, b.key, fn)
 	b.wantError(err, ErrUnknownOutcome)
 	fails = false
+	b.finishWithin(DefaultFinishBound)
 	refuse.Store(false)
 	got, err := Do(b.Context(), b.client, b.key, fn)
 	b.wantResult(got, err, "charged", false)

@@ -130,6 +130,7 @@ func TestReview08ClaimNeedsItsInstance(t *testing.T) {
 func (b *bundle) newInstance(c *Client, old *instance) *instance {
 	b.Helper()
 	deadline := time.Now().Add(20 * time.Second)
+	pool := b.observe()
 	for {
 		if now := c.liveness.get(); now != nil && now != old {
 			return now
@@ -137,7 +138,7 @@ func (b *bundle) newInstance(c *Client, old *instance) *instance {
 		if time.Now().After(deadline) {
 			b.Fatal("no new instance within 20 s")
 		}
-		b.must(b.observe().Exec(b.Context(), "SELECT pg_sleep(0.005)"))
+		b.must(pool.Exec(b.Context(), "SELECT pg_sleep(0.005)"))
 	}
 }
 

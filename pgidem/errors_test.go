@@ -17,6 +17,7 @@ var sentinels = map[string]error{
 	"ErrResult": ErrResult, "ErrTxEnded": ErrTxEnded, "ErrTxAborted": ErrTxAborted, "ErrTxConcurrent": ErrTxConcurrent,
 	"ErrUnavailable": ErrUnavailable, "ErrReadOnly": ErrReadOnly, "ErrSchema": ErrSchema, "ErrLocks": ErrLocks,
 	"ErrIsolation": ErrIsolation, "ErrDeadlock": ErrDeadlock, "ErrPooler": ErrPooler, "ErrClosed": ErrClosed, "ErrConfig": ErrConfig,
+	"ErrTakenOver": ErrTakenOver, "ErrSteps": ErrSteps, "ErrUndoing": ErrUndoing, "ErrDecision": ErrDecision, "ErrOpMisuse": ErrOpMisuse,
 }
 
 // TestSentinelsAreAllListed keeps the list above complete.

@@ -354,11 +354,12 @@ func TestLivenessLostInTheFirstTransaction(t *testing.T) {
 func (b *bundle) noInstance(c *Client) {
 	b.Helper()
 	deadline := time.Now().Add(20 * time.Second)
+	pool := b.observe()
 	for c.liveness.get() != nil {
 		if time.Now().After(deadline) {
 			b.Fatal("the loss was not noticed within 20 s")
 		}
-		b.must(b.observe().Exec(b.Context(), "SELECT pg_sleep(0.005)"))
+		b.must(pool.Exec(b.Context(), "SELECT pg_sleep(0.005)"))
 	}
 }
 

@@ -148,11 +148,12 @@ func TestLostReTagIsMadeAgain(t *testing.T) {
 func (b *bundle) untagged(in *instance) {
 	b.Helper()
 	deadline := time.Now().Add(20 * time.Second)
+	pool := b.observe()
 	for len(b.client.registry.untagged(in.generation)) > 0 {
 		if time.Now().After(deadline) {
 			b.Fatal("the client has not found its rows tagged within 20 s")
 		}
-		b.must(b.observe().Exec(b.Context(), "SELECT pg_sleep(0.005)"))
+		b.must(pool.Exec(b.Context(), "SELECT pg_sleep(0.005)"))
 	}
 }
 
@@ -197,11 +198,12 @@ func TestReview08RotationWaitsForAClaim(t *testing.T) {
 	b.reached(answer)
 	owner := one[int64](b, b.observe(), "SELECT owner FROM idempotency_keys WHERE id = $1", b.key.ID)
 	deadline := time.Now().Add(20 * time.Second)
+	pool := b.observe()
 	for in := b.client.liveness.get(); in == nil || in.id == owner; in = b.client.liveness.get() {
 		if time.Now().After(deadline) {
 			b.Fatal("no rotation within 20 s")
 		}
-		b.must(b.observe().Exec(b.Context(), "SELECT pg_sleep(0.005)"))
+		b.must(pool.Exec(b.Context(), "SELECT pg_sleep(0.005)"))
 	}
 	for range 3 { // without waiting the old lock is gone by now
 		sweep := b.faults.Hold(faultconn.Point{SQL: "name: OwnerRows"})

@@ -52,7 +52,7 @@ func (c *Client) SettleFailed(ctx context.Context, key Key, d Decision, failure 
 // SettleStep records value as the result of a step whose outcome was unknown: the operator has found out that its call has
 // happened. The operation is released, and the next call goes on behind that step. Returns what [Settle] does.
 func SettleStep[T any](ctx context.Context, c *Client, key Key, d Decision, step string, value T) error {
-	if wrong := new(script).validate(step); wrong != "" && !strings.HasPrefix(step, undoPrefix) {
+	if wrong := new(script).validate(strings.TrimPrefix(step, undoPrefix)); wrong != "" {
 		return &Error{Key: key, Kind: ErrConfig, Reason: wrong}
 	}
 	fresh, err := encodePart(ctx, c, key, partStep(step), value)

@@ -102,7 +102,8 @@
 // the liveness connection, holds an advisory lock of that number. Whoever meets a running operation tries that lock: granted means dead,
 // and the operation is taken over at once. There is no lease, so a process that is only slow, or stopped, keeps what it has. When the liveness
 // connection breaks, the client draws a new number and tags the rows of what it runs with it, unless somebody was faster. Within 2 s of the
-// server's start (not of a restart by itself behind a crashed backend, nor of a promotion) nobody is taken for dead, so that everybody can come back first. Every [Config].PingInterval the connection is
+// server's start (not of a restart by itself behind a crashed backend, nor of a promotion) nobody is taken for dead, so that everybody can come back first; nor is anybody by a client within 2 s of
+// getting its own lost liveness connection back. Every [Config].PingInterval the connection is
 // asked whether it is there, and what could not be released or saved is tried again.
 //
 //	Do, one round trip      as for DoTx
@@ -304,7 +305,7 @@
 //	  finish, park,                                              again
 //	  undoing
 //	release       done                it was done, or somebody   it is written again, by the janitor if need be
-//	              	                    has it by now
+//	                                  has it by now
 //	InTx, MarkTx  the caller's own COMMIT, of which the library does not hear: calling again with the same key tells
 //
 // A function runs three times more at most. Where the key cannot be read within FinishBound, the lock is still held

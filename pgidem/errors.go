@@ -25,7 +25,7 @@ var (
 	// Nothing more of this run is saved. It is also the cause with which the context of the function ends ([context.Cause]).
 	ErrTakenOver = errors.New("the operation was taken over")
 	// ErrSteps: the steps that a function asks for do not fit those that are recorded: it has changed since. The operation is
-	// released, and goes on with a release that fits.
+	// released, and goes on with a release that fits; such a run does not count for MaxAttempts.
 	ErrSteps = errors.New("the steps do not fit the record")
 	// ErrUndoing: the operation has failed for good and its steps are taken back; a step that is not recorded is not started any more,
 	// or a step could not be taken back yet. Ask again with the same key.
@@ -38,7 +38,7 @@ var (
 	ErrOpMisuse = errors.New("the operation's steps are used wrongly")
 	// ErrExpired: the key was used and its result is gone (a tombstone is left). Nothing ran. Use a new key.
 	ErrExpired = errors.New("the key has expired")
-	// ErrNotFound: Lookup and Forget found no such key.
+	// ErrNotFound: Lookup, Forget or a decision found no such key.
 	ErrNotFound = errors.New("no such key")
 	// ErrNested: the key is already held by the operation that this call is made from, which would wait for itself.
 	ErrNested = errors.New("the key is already held by this call's own operation")

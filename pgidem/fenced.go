@@ -74,11 +74,11 @@ func (op *Op) writeOnce(ctx context.Context, w write) error {
 	batch := new(pgx.Batch)
 	batch.BeginTx(claimOptions)
 	op.queueLock(ctx, batch, token)
+	w.queue(batch, token)
 	var tagged *instance
-	if w.state == "" { // the operation goes on
+	if w.state == "" { // the operation goes on; behind the fence, which holds the row
 		tagged = op.queueTag(batch, token)
 	}
-	w.queue(batch, token)
 	batch.Queue(commit)
 	if _, err = exchange(ctx, conn, batch); err == nil && tagged != nil {
 		op.client().claimed(op.running, tagged)
@@ -86,7 +86,7 @@ func (op *Op) writeOnce(ctx context.Context, w write) error {
 	return err
 }
 
-// queueTag tags the row with the client's new instance, where the janitor has not come to it yet: it passes over rows that a step's
+// queueTag tags the row with the client's new instance, where the tagger has not come to it yet: it passes over rows that a step's
 // transaction holds, and whoever waits for that transaction would find a dead owner behind it.
 func (op *Op) queueTag(batch *pgx.Batch, token string) *instance {
 	in := op.client().liveness.get()

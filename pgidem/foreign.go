@@ -194,7 +194,7 @@ func (op *Op) carry(name string, record func(*pgx.Batch, string), cause error) e
 			if record != nil {
 				record(b, token)
 			}
-			b.Queue(dbsqlc.OperationRelease, op.Key().Scope, op.Key().ID, token)
+			b.Queue(dbsqlc.OperationRelease, 0, op.Key().Scope, op.Key().ID, token)
 		}})
 		if errors.Is(err, errStillOurs) { // an earlier try has recorded the step, but was not answered
 			record = nil

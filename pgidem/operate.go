@@ -119,7 +119,7 @@ func (op *Op) conclude(ctx, opCtx context.Context, result savedLater, err error)
 	case op.state == stateUndoing && op.failed != nil: // a step could not be had, and so not how to take it back
 		return outcome{}, op.giveUp(ctx, op.failed)
 	case op.state == stateUndoing:
-		return op.undo(ctx, opCtx)
+		return op.undo(ctx, opCtx, err)
 	}
 	if failure := failureOf(err); failure != nil {
 		if err := op.unfit(failure, err); err != nil {
@@ -168,7 +168,7 @@ func (op *Op) failFor(ctx, opCtx context.Context, failure *Failure, cause error)
 		return op.call.finishFresh(ctx, cl, stateFailed, nil)
 	}
 	if !op.started {
-		_ = op.release(ctx)
+		_ = op.release(ctx, 0)
 		op.call.failure = failure
 		return outcome{}, again{saveFailure, cause}
 	}
@@ -186,14 +186,18 @@ func (op *Op) failFor(ctx, opCtx context.Context, failure *Failure, cause error)
 	if err := op.beginUndo(ctx, failure, text); err != nil {
 		return outcome{}, op.giveUp(ctx, err)
 	}
-	return op.undo(ctx, opCtx)
+	return op.undo(ctx, opCtx, nil)
 }
 
-// undo takes the steps back and ends the operation with its failure.
-func (op *Op) undo(ctx, opCtx context.Context) (outcome, error) {
+// undo takes the steps back and ends the operation with its failure. err is what the function has returned meanwhile: why it has not
+// asked for every step, if it has not.
+func (op *Op) undo(ctx, opCtx context.Context, err error) (outcome, error) {
 	if missing := op.script.unasked(); missing != "" {
+		if err != nil && failureOf(err) == nil && !errors.Is(err, ErrUndoing) {
+			return outcome{}, op.giveUp(ctx, err)
+		}
 		return outcome{}, op.giveUp(ctx, &Error{
-			Key: op.Key(), Kind: ErrSteps, Reason: "the operation is being undone, and its function has not asked for step " + quote(missing) +
+			Key: op.Key(), Kind: ErrSteps, Cause: asTransient(err), Reason: "the operation is being undone, and its function has not asked for step " + quote(missing) +
 				", so that nobody knows how to take it back; ask for every recorded step before returning",
 		})
 	}
@@ -238,7 +242,7 @@ func (op *Op) unfinished(ctx context.Context, err error) error {
 	e := op.call
 	e.unknown = doubt.error
 	e.settleBy = time.Now().Add(2 * e.client.config.FinishBound)
-	_ = op.release(ctx)
+	_ = op.release(ctx, 0)
 	return again{takenOver, &Error{
 		Key: e.key, Kind: ErrUnknownOutcome, Cause: doubt.error,
 		Reason: "the outcome was sent, and could not be read since; ask again with the same key",
@@ -297,7 +301,11 @@ func (op *Op) giveUp(ctx context.Context, err error) error {
 		registry.leave(op.running)
 		return op.stopped
 	}
-	if lost := op.release(ctx); lost != nil {
+	forgiven := 0
+	if errors.Is(err, ErrSteps) { // a deploy that does not fit must not park what is in order
+		forgiven = 1
+	}
+	if lost := op.release(ctx, forgiven); lost != nil {
 		return again{takenOver, lost}
 	}
 	return err
@@ -306,7 +314,7 @@ func (op *Op) giveUp(ctx context.Context, err error) error {
 // release gives the row back, and returns an error only where somebody else has it. Where it does not come through, the janitor goes on
 // trying, while whoever asks for the key in this process may take it over at once; but not where an intent must be taken back with it,
 // which would park the operation.
-func (op *Op) release(ctx context.Context) (lost error) {
+func (op *Op) release(ctx context.Context, forgiven int) (lost error) {
 	registry := op.client().registry
 	if op.first != nil {
 		op.first.rollback(ctx)
@@ -318,11 +326,11 @@ func (op *Op) release(ctx context.Context) (lost error) {
 	}
 	w := write{state: stateReleased, queue: func(b *pgx.Batch, token string) {
 		op.queueWithdraw(b, token)
-		sql := dbsqlc.OperationRelease
-		if !op.kept {
-			sql = dbsqlc.OperationDrop
+		if op.kept {
+			b.Queue(dbsqlc.OperationRelease, forgiven, op.Key().Scope, op.Key().ID, token)
+		} else {
+			b.Queue(dbsqlc.OperationDrop, op.Key().Scope, op.Key().ID, token)
 		}
-		b.Queue(sql, op.Key().Scope, op.Key().ID, token)
 	}}
 	done := func(ctx context.Context) bool {
 		if err := op.writeUntil(ctx, time.Now(), w); err != nil && op.lost == nil {

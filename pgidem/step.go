@@ -23,7 +23,8 @@ type StepOpts[T any] struct {
 	// so not before the deadline of the one before: set a Timeout well below the wait bound.
 	Retry func(try int, err error) (wait time.Duration, again bool)
 	// Undo takes the step back when the operation fails for good behind it: a call like a step's, at least once, with a key of
-	// its own. Of Undo and UndoTx one may be set.
+	// its own. A call that was interrupted or has returned an error has no record, and is not taken back: return Permanent behind it
+	// only where it has definitely not taken effect, or set Reconcile. Of Undo and UndoTx one may be set.
 	Undo func(ctx context.Context, s StepContext, result T) error
 	// UndoTx is the same in one transaction, which also records it.
 	UndoTx func(ctx context.Context, tx Tx, result T) error

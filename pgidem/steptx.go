@@ -287,7 +287,7 @@ func (t *stepTx) commit(ctx context.Context, cl *claim, result []byte, last []st
 	}
 	failed, err := exchange(bounded, cl.conn, batch)
 	if err != nil {
-		return t.commitError(cl, err, failed == at, failed == dbsqlc.OperationStart || failed == dbsqlc.OwnerRetag)
+		return t.commitError(cl, err, failed == at, failed == dbsqlc.OperationStart || failed == dbsqlc.OwnerRetag || failed == dbsqlc.KeyDropExpired)
 	}
 	if !op.started {
 		tagged = t.startedBy
@@ -325,6 +325,10 @@ func (t *stepTx) commitError(cl *claim, err error, atRecord, atStart bool) error
 		return again{busy, err}
 	case atStart && isOwnerless(err):
 		return again{noOwner, err}
+	case atStart && isFence(err, "claim"):
+		return e.endedByHand(err)
+	case atStart && isFence(err, "attempt"):
+		return e.keySaveError(err)
 	case atStart:
 		return e.misplaced(err)
 	case atRecord && isFence(err, "name"):

@@ -89,6 +89,10 @@ func (t *tagger) connect(ctx context.Context) *pgx.Conn {
 	if err != nil {
 		return nil
 	}
+	if after := t.client.pool.Config().AfterConnect; after != nil && after(ctx, conn) != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return nil
+	}
 	return conn
 }
 
@@ -99,9 +103,13 @@ func (t *tagger) tagOne(ctx context.Context, db dbsqlc.DBTX, r *running, in *ins
 	defer cancel()
 	high, low := in.halves()
 	registry := t.client.registry
-	_, err := dbsqlc.New().OwnerRetag(ctx, db, dbsqlc.OwnerRetagParams{
+	row := dbsqlc.OwnerRetagParams{
 		OwnerHigh: high, OwnerLow: low, Owner: in.id, Scope: r.key.Scope, ID: r.key.ID, Claim: registry.current(r),
-	})
+	}
+	_, err := dbsqlc.New().OwnerRetag(ctx, db, row)
+	if sqlState(err) != "" && !isOwnerless(err) { // the pool's connections may be prepared in a way that its own is not
+		_, err = dbsqlc.New().OwnerRetag(ctx, t.client.pool, row)
+	}
 	if err == nil {
 		registry.confirm(r, in.generation)
 		return
@@ -109,7 +117,7 @@ func (t *tagger) tagOne(ctx context.Context, db dbsqlc.DBTX, r *running, in *ins
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return
 	}
-	of, err := dbsqlc.New().OwnerOf(ctx, db, dbsqlc.OwnerOfParams{Scope: r.key.Scope, ID: r.key.ID})
+	of, err := dbsqlc.New().OwnerOf(ctx, t.client.pool, dbsqlc.OwnerOfParams{Scope: r.key.Scope, ID: r.key.ID})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && !registry.wrote(r, formatUUID(of.Claim.Bytes)):
 		registry.lose(r, &Error{Key: r.key, Kind: ErrTakenOver, Reason: "the liveness connection was lost, and somebody else went on with it"})

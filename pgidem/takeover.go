@@ -138,8 +138,8 @@ func (e *execution) awaitOwner(ctx context.Context, s seen) error {
 }
 
 func (s seen) inWhoseHands() string {
-	if s.ServerYoung && !s.OwnerAlive {
-		return "the server has just started, and its owner may come back"
+	if !s.OwnerAlive {
+		return "its owner has lost its liveness connection and may come back"
 	}
 	return "its owner is alive and works on it"
 }
@@ -159,7 +159,7 @@ func (e *execution) poll(ctx context.Context, s seen) (same bool, err error) {
 	}
 	defer conn.Release()
 	same, err = dbsqlc.New().OperationPoll(ctx, conn, dbsqlc.OperationPollParams{
-		Scope: e.key.Scope, ID: e.key.ID, ReadClaim: s.claim, OwnersReturn: e.client.liveness.justReturned(),
+		Scope: e.key.Scope, ID: e.key.ID, ReadClaim: s.claim, OwnersReturn: e.client.liveness.justReturned() || e.client.registry.has(s.claim),
 	})
 	if err != nil {
 		return false, nil // the next claim meets the same error, or finds no row, and says so

@@ -105,11 +105,13 @@ SELECT 1 / count(*) AS fenced,
                      THEN set_config('synchronous_commit', 'on', true) END, '')::text AS raised
 FROM fence;
 
--- OperationRelease gives the operation up at its last recovery point.
+-- OperationRelease gives the operation up at its last recovery point. forgiven is 1 where the run was no attempt: its code did not
+-- fit the record.
 -- name: OperationRelease :one
 WITH fence AS (
     UPDATE idempotency_keys
-    SET state = 'released', owner = NULL, updated_at = clock_timestamp()
+    SET state = 'released', owner = NULL, updated_at = clock_timestamp(),
+        attempts_forgiven = attempts_forgiven + @forgiven::integer
     WHERE scope = @scope::text AND id = @id::text
       AND state IN ('running', 'undoing') AND claim = CAST(@claim::text AS uuid)
     RETURNING 1)

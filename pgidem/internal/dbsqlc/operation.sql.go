@@ -276,22 +276,30 @@ func (q *Queries) OperationRead(ctx context.Context, db DBTX, arg OperationReadP
 const OperationRelease = `-- name: OperationRelease :one
 WITH fence AS (
     UPDATE idempotency_keys
-    SET state = 'released', owner = NULL, updated_at = clock_timestamp()
-    WHERE scope = $1::text AND id = $2::text
-      AND state IN ('running', 'undoing') AND claim = CAST($3::text AS uuid)
+    SET state = 'released', owner = NULL, updated_at = clock_timestamp(),
+        attempts_forgiven = attempts_forgiven + $1::integer
+    WHERE scope = $2::text AND id = $3::text
+      AND state IN ('running', 'undoing') AND claim = CAST($4::text AS uuid)
     RETURNING 1)
 SELECT 1 / count(*) AS fenced FROM fence
 `
 
 type OperationReleaseParams struct {
-	Scope string
-	ID    string
-	Claim string
+	Forgiven int32
+	Scope    string
+	ID       string
+	Claim    string
 }
 
-// OperationRelease gives the operation up at its last recovery point.
+// OperationRelease gives the operation up at its last recovery point. forgiven is 1 where the run was no attempt: its code did not
+// fit the record.
 func (q *Queries) OperationRelease(ctx context.Context, db DBTX, arg OperationReleaseParams) (int32, error) {
-	row := db.QueryRow(ctx, OperationRelease, arg.Scope, arg.ID, arg.Claim)
+	row := db.QueryRow(ctx, OperationRelease,
+		arg.Forgiven,
+		arg.Scope,
+		arg.ID,
+		arg.Claim,
+	)
 	var fenced int32
 	err := row.Scan(&fenced)
 	return fenced, err

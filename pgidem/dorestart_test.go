@@ -3,9 +3,11 @@ package pgidem
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgidem/pgidem/internal/devpg"
@@ -115,12 +117,16 @@ func (b *bundle) crash() {
 	victim, err := pgxpool.New(b.Context(), b.db.URL())
 	b.must(victim, err)
 	defer victim.Close()
+	witness, err := pgx.Connect(b.Context(), b.db.URL())
+	b.must(witness, err)
+	defer func() { _ = witness.Close(context.WithoutCancel(b.Context())) }()
 	if _, err := victim.Exec(b.Context(), "COPY (SELECT pg_backend_pid()) TO PROGRAM 'read pid; kill -9 $pid'"); err == nil {
 		b.Fatal("the backend has survived")
 	}
-	for deadline := time.Now().Add(20 * time.Second); victim.Ping(b.Context()) != nil; {
+	deadline := time.Now().Add(20 * time.Second)
+	for witness.Ping(b.Context()) == nil || victim.Ping(b.Context()) != nil { // the other sessions end a moment later than the victim
 		if time.Now().After(deadline) {
-			b.Fatal("the server has not recovered within 20 s")
+			b.Fatal("the server has not ended all sessions and recovered within 20 s")
 		}
 	}
 }
@@ -164,22 +170,25 @@ func ownerIsDead(b *bundle, fall func()) {
 // What a step's transaction has written is gone with the server, and the next call runs that step again, and no other.
 func restartInATransaction(b *bundle) {
 	here := b.journey("here")
+	var once sync.Once
 	here.at = func(place string) {
 		if place == "receipt ends" {
-			b.db.StopServer(b)
-			b.db.StartServer(b)
+			once.Do(func() {
+				b.db.StopServer(b)
+				b.db.StartServer(b)
+			})
 		}
 	}
-	_, err := here.do(b.notHung(), b.client, "ride")
-	if err == nil || errors.Is(err, errHung) {
-		b.Errorf("got %v, want that the transaction is lost", err)
-	}
+	got, err := here.do(b.notHung(), b.client, "ride")
 	b.Logf("the owner is told: %v", err)
-	got, err := here.onward().do(b.notHung(), b.client, "ride")
-	b.wantResult(got, err, rideResult, false)
-	if got.ResumedAfter != "charge" {
-		b.Errorf("resumed after %q, want charge", got.ResumedAfter)
+	// Where the loss is noticed only by the batch that has COMMIT in it, as in the simple protocol, the library has run the step again.
+	if err != nil && !errors.Is(err, errHung) {
+		got, err = here.onward().do(b.notHung(), b.client, "ride")
+		if got.ResumedAfter != "charge" {
+			b.Errorf("resumed after %q, want charge", got.ResumedAfter)
+		}
 	}
+	b.wantResult(got, err, rideResult, false)
 	here.want(b, map[string]int{"create": 1, "charge": 1, "receipt": 2}, "create", "receipt")
 	b.wantAllGone(b.client)
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgidem/pgidem/internal/faultconn"
 )
 
@@ -232,7 +234,8 @@ func TestReview03StepsAreReadBehindTheTakeover(t *testing.T) {
 					<-end
 					return charge, err
 				}
-			}, nil, direct("a message is held in the middle of its batch"))
+			}, nil, direct("a message is held in the middle of its batch"),
+				withPool(inMode(pgx.QueryExecModeCacheDescribe))) // the simple protocol has one message for the whole batch
 			b.Cleanup(release)
 			withoutLocks(z.client)
 			calls := 0

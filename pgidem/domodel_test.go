@@ -307,7 +307,7 @@ func TestModel08FurtherCallsRenewTheDeadline(t *testing.T) {
 			}
 			return "charged", nil
 		}, &StepOpts[string]{
-			Timeout: 50 * time.Millisecond,
+			Timeout: 2 * time.Second, // of which two pass; on a slow machine too, the intent is committed within one
 			Retry:   func(int, error) (time.Duration, bool) { return 0, true },
 			Reconcile: func(context.Context, StepContext) (Reconciled[string], error) {
 				return Reconciled[string]{Outcome: ReconcileAbsent}, nil

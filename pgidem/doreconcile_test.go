@@ -98,7 +98,7 @@ func TestReconcileNotBeforeTheDeadline(t *testing.T) {
 		c.want(1, 0)
 	})
 	b.each("WithinTheWaitBound", func(b *bundle) {
-		c := b.charging(StepOpts[string]{Timeout: time.Second})
+		c := b.charging(StepOpts[string]{Timeout: 3 * time.Second})
 		c.call = lost
 		_, _ = c.do()
 		c.answer = func(context.Context) (Reconciled[string], error) {
@@ -141,7 +141,7 @@ func TestReconcileNotBeforeTheDeadline(t *testing.T) {
 		c.want(2, 1)
 	})
 	b.each("InPlace", func(b *bundle) { // Retry calls again in the same run, which has to ask first too
-		c := b.charging(StepOpts[string]{Timeout: time.Second, Retry: func(try int, _ error) (time.Duration, bool) { return 0, try < 2 }})
+		c := b.charging(StepOpts[string]{Timeout: 3 * time.Second, Retry: func(try int, _ error) (time.Duration, bool) { return 0, try < 2 }})
 		down := errors.New("down")
 		c.call = func(context.Context) error { return down }
 		c.answer = func(context.Context) (Reconciled[string], error) {

@@ -33,7 +33,7 @@ export CGO_ENABLED := 0
 
 # A database can change under an unchanged test: -count=1 never answers from Go's test cache.
 # Most tests wait for the server, so more of them run at once than there are processors.
-TEST := go test -count=1 -shuffle=on -parallel=4
+TEST := go test -count=1 -shuffle=on -parallel=4 -timeout=20m
 
 ##@ Use
 

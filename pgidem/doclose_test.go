@@ -3,6 +3,7 @@ package pgidem
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"testing"
 
@@ -24,10 +25,8 @@ var errOver = errors.New("the deploy does not wait")
 // wantLiveness counts the instance locks in the test's database.
 func (b *bundle) wantLiveness(want int) {
 	b.Helper()
-	if n := one[int](b, b.observe(), `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
-		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`); n != want {
-		b.Errorf("%d instance locks are held, want %d", n, want)
-	}
+	b.until(fmt.Sprintf("%d instance locks", want), `SELECT count(*) = $1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, want)
 }
 
 // Close refuses new operations and waits for the one that runs, which goes on to its last step; the liveness connection goes behind it.
